@@ -27,7 +27,7 @@ KEY_FILE_BYTES: Final = 68
 PEER_TEXT_CHARS: Final = 52  # base58btc of 38 bytes that start with 00 24
 SECRET_SALT: Final = b"p2pnet/identity/1"
 
-_LIBP2P_PREFIX: Final = bytes.fromhex("002408011220")  # identity multihash of 36 bytes; PublicKey{Type=1, Data=32 bytes}
+_LIBP2P_PREFIX: Final = bytes.fromhex("002408011220")  # identity multihash of 36 bytes: PublicKey{Type=1, Data=key}
 _KEY_FILE_PREFIX: Final = bytes.fromhex("08011240")  # PrivateKey{Type=1, Data=64 bytes}: seed || public key
 _KEY_TYPES: Final = {0: "RSA", 1: "Ed25519", 2: "Secp256k1", 3: "ECDSA"}  # libp2p's KeyType
 _FILE_BYTES_MAX: Final = 4096  # more than any libp2p private key; bounds what a wrong path makes us read
@@ -203,6 +203,9 @@ class Identity:
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"{path.parent}: cannot make the directory: {error.strerror}") from error
+        try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
                 with os.fdopen(fd, "wb") as file:

@@ -1,0 +1,46 @@
+# make demo: set up and run the main job.   make test: set up and run the tests.   make check: what CI and pre-commit check.
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+
+# The first Python of 3.11 or newer; or say PYTHON=/path/to/python.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+
+# torch comes first and by itself: on Linux without an NVIDIA card from the index of its CPU builds (0.2 GB, not 3 GB).
+ifeq ($(shell uname -s):$(shell command -v nvidia-smi),Linux:)
+TORCH_FLAGS ?= --retries 0 --timeout 20 --extra-index-url https://download.pytorch.org/whl/cpu
+endif
+
+DEMO_FLAGS ?=
+PYTEST_FLAGS ?=
+
+.PHONY: setup demo test check bench clean
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "make: no Python of 3.11 or newer found; say PYTHON=/path/to/python" >&2; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_FLAGS) torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[train,dev]'
+	@touch $@
+
+demo: $(STAMP)
+	$(BIN)/p2pnet demo $(DEMO_FLAGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+check: $(STAMP)
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: $(STAMP)
+	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find p2pnet tests -name __pycache__ -type d -prune -exec rm -rf {} +
