@@ -1,4 +1,4 @@
-"""The cases under protocols/vectors/, for `pytest.mark.parametrize`: one JSON file each, invalid ones named by the lie."""
+"""The cases under protocols/vectors/ for `pytest.mark.parametrize`: a JSON file each, invalid ones named by the lie."""
 
 from __future__ import annotations
 

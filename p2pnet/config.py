@@ -1,0 +1,178 @@
+"""What an operator may set: frozen dataclasses, built once from TOML; where a default comes from stands beside it."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from p2pnet.identity import PeerId, parse_peer_id
+from p2pnet.schema import Length, Parsed, Range, Step, load, load_file, ppm
+
+__all__ = [
+    "AdamW", "BootstrapConfig", "BytesLmTask", "Codec", "CustomTask", "NodeConfig", "Outer", "Policy", "Swarm",
+    "SwarmConfig", "Training", "load", "load_file", "ppm",
+]  # fmt: skip
+
+
+def _check_multiaddr(text: str) -> str:
+    """Check what an operator may mistype; the daemon knows the rest of the grammar."""
+    protocol, _, rest = text.removeprefix("/").partition("/")
+    host, _, rest = rest.partition("/")
+    transport, _, port = rest.partition("/")
+    if protocol in {"ip4", "ip6"}:
+        if ipaddress.ip_address(host).version != int(protocol[2]):
+            raise ValueError(f"{host} is not an {protocol} address")
+    elif protocol not in {"dns", "dns4", "dns6"} or not host:
+        raise ValueError("no host")
+    if not text.startswith("/") or transport not in {"tcp", "udp"} or not 0 <= int(port.partition("/")[0]) <= 65535:
+        raise ValueError("no port")
+    return text
+
+
+Fraction = Annotated[float, Range(0.0, 1.0), Step()]
+Multiaddr = Annotated[str, Parsed(_check_multiaddr, "an address such as /ip4/0.0.0.0/tcp/4001")]
+PeerText = Annotated[PeerId, Parsed(parse_peer_id, "a peer id such as 12D3KooW...")]
+Port = Annotated[int, Range(0, 65535)]
+
+
+@dataclass(frozen=True, slots=True)
+class BytesLmTask:
+    """Predict the next byte of text with a transformer: [task] kind = "bytes-lm"."""
+
+    kind: Literal["bytes-lm"]
+    text: Path | None = None  # a folder; None: the standard library's sources, found on any machine
+    layers: Annotated[int, Range(1, 256)] = 4  # 0.8 M parameters with the three below, the size that was measured
+    width: Annotated[int, Range(8, 16384)] = 128
+    heads: Annotated[int, Range(1, 256)] = 4
+    context: Annotated[int, Range(2, 65536)] = 128  # bytes
+
+    def __post_init__(self) -> None:
+        """Check what no field can say alone."""
+        if self.width % self.heads:
+            raise ValueError(f"heads: {self.heads} do not divide width = {self.width}")
+
+
+@dataclass(frozen=True, slots=True)
+class CustomTask:
+    """A model and a loop of the researcher's own: [task] kind = "custom"; members bring the same code."""
+
+    kind: Literal["custom"]
+    description: Annotated[str, Length(0, 1000)] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AdamW:
+    """The inner optimizer: [training.inner] kind = "adamw"."""
+
+    kind: Literal["adamw"] = "adamw"
+    lr: Annotated[float, Range(0.000001, 1.0), Step()] = 0.004  # measured, 0.8 M parameters
+    beta1: Fraction = 0.9  # arXiv:2508.15706
+    beta2: Fraction = 0.95  # arXiv:2508.15706
+    weight_decay: Fraction = 0.1  # arXiv:2508.15706
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """What a member does between two exchanges."""
+
+    h_steps: Annotated[int, Range(1, 10_000)] = 5  # H; measured on small models, 30 in arXiv:2508.15706
+    batch_size: Annotated[int, Range(1, 65536)] = 8  # samples per step and peer; measured
+    window_s: Annotated[float, Range(0.0, 86400.0), Step()] = 0.0  # 0: no window, H steps however long they take
+    inner: AdamW = field(default_factory=AdamW)
+
+
+@dataclass(frozen=True, slots=True)
+class Codec:
+    """How many values of a chunk of 4096 travel, and at what scale."""
+
+    k: Annotated[int, Range(8, 1024)] = 512  # measured on small models; 64 for large ones
+    k_result: Annotated[int, Range(0, 2048)] = 0  # 0: 2 * k, measured (.005-.016 loss against no re-compression)
+    level_bias: Annotated[int, Range(0, 96)] = 36  # B: levels from 1e-10 to .47; guess
+
+    def __post_init__(self) -> None:
+        """Fill in the default that depends on k."""
+        if self.k_result == 0:
+            object.__setattr__(self, "k_result", 2 * self.k)
+        if self.k_result < self.k:
+            raise ValueError(f"k_result: {self.k_result} is below k = {self.k}")
+
+
+@dataclass(frozen=True, slots=True)
+class Outer:
+    """How the decided result moves the parameters, and how fast error feedback forgets."""
+
+    alpha: Annotated[float, Range(0.000001, 10.0), Step()] = 1.5  # measured at H=5, k=512; 1.0 in arXiv:2508.15706
+    beta: Fraction = 0.95  # arXiv:2508.15706
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """Who takes part and who decides, and how long they wait for each other."""
+
+    group_size_max: Annotated[int, Range(2, 64)] = 64  # DESIGN: one exchange talks to at most 63 others
+    voters_max: Annotated[int, Range(1, 100)] = 100  # DESIGN: 100 signatures verify in 20 ms
+    service_rounds: Annotated[int, Range(1, 100_000)] = 20  # DESIGN; before a member may vote
+    reducers_min: Annotated[int, Range(1, 64)] = 2  # guess; fewer dialable peers: the others reduce through relays
+    grace_s: Annotated[float, Range(0.0, 3600.0), Step()] = 3.0  # guess; how long a phase waits for the last
+    stall_s: Annotated[float, Range(0.1, 86400.0), Step()] = 10.0  # DESIGN
+    snapshot_rounds: Annotated[int, Range(1, 100_000)] = 20  # guess
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """What a swarm is called and who founds it."""
+
+    name: Annotated[str, Length(1, 64)]
+    description: Annotated[str, Length(0, 1000)] = ""
+    founders: Annotated[tuple[PeerText, ...], Length(0, 100)] = ()  # the first voters; none named: the creator
+    created_unix_s: Annotated[int, Range(0, 2**40)] = 0  # 0: when the manifest is made
+
+    def __post_init__(self) -> None:
+        """Check what no field can say alone."""
+        if len(set(self.founders)) != len(self.founders):
+            raise ValueError("founders: a peer is named twice")
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmConfig:
+    """swarm.toml: what a researcher writes and `p2pnet swarm new` makes a manifest of."""
+
+    swarm: Swarm
+    task: BytesLmTask | CustomTask
+    training: Training = field(default_factory=Training)
+    codec: Codec = field(default_factory=Codec)
+    outer: Outer = field(default_factory=Outer)
+    policy: Policy = field(default_factory=Policy)
+
+
+@dataclass(frozen=True, slots=True)
+class NodeConfig:
+    """node.toml: what a volunteer may set; every key has a default."""
+
+    state_dir: Path = Path("~/.local/share/p2pnet")  # key, ledger, optimizer state
+    listen: Annotated[tuple[Multiaddr, ...], Length(1, 16)] = ("/ip4/0.0.0.0/tcp/0",)
+    bootstrap: Annotated[tuple[Multiaddr, ...], Length(0, 64)] = ()  # beside those in the link
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    metrics_host: Annotated[str, Length(1, 255)] = "127.0.0.1"  # metrics tell a stranger too much
+    metrics_port: Port = 0  # 0: no metrics
+    exit_when_unreachable: bool = False  # else it keeps trying, with backoff
+    keep_results: Annotated[int, Range(1, 1_000_000)] = 64  # rounds whose result bytes stay on disk; guess
+    daemon: Path | None = None  # p2pd; None: the installed one
+
+    def __post_init__(self) -> None:
+        """Resolve the home directory."""
+        object.__setattr__(self, "state_dir", self.state_dir.expanduser())
+
+
+@dataclass(frozen=True, slots=True)
+class BootstrapConfig:
+    """bootstrap.toml: a peer that others start from."""
+
+    key: Path = Path("bootstrap.key")  # made when missing; whoever has it is this peer
+    listen: Annotated[tuple[Multiaddr, ...], Length(1, 16)] = ("/ip4/0.0.0.0/tcp/4001",)
+    bootstrap: Annotated[tuple[Multiaddr, ...], Length(0, 64)] = ()  # its own neighbours
+    metrics_host: Annotated[str, Length(1, 255)] = "127.0.0.1"
+    metrics_port: Port = 0  # 0: no metrics
+    daemon: Path | None = None  # p2pd; None: the installed one
