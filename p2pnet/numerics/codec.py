@@ -1,0 +1,294 @@
+"""The chunk codec: k signed two-level values of 4096 in a fixed number of bytes. Contract: protocols/codec-1.md.
+
+Selection, levels and packing are integer arithmetic on the bit patterns of the fp32 values, so that every machine,
+device and number of threads sends the same bytes for the same accumulator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from p2pnet.errors import NotFiniteError, WireError
+from p2pnet.numerics.bits import bit_bytes, count_bits, pack_bits, pack_fields, unpack_bits, unpack_fields
+from p2pnet.numerics.levels import CODES, LEVELS, check_bias, level_integers, nearest_codes
+from p2pnet.numerics.selection import largest_indices, lloyd_levels
+
+CHUNK_VALUES: Final = 4096
+CHUNK_BITS: Final = 12  # an index fits 12 bits
+K_MIN: Final = 8
+K_MAX: Final = 1024
+LEVEL_BYTES: Final = 2
+
+_INFINITY_BITS: Final = 0x7F800000  # as fp32; NaN patterns are larger
+_SHIFT_MIN: Final = -25  # below, a 24-bit magnitude is under half of the smallest level: code 0 whatever the exponent
+_SHIFT_MAX: Final = 36  # above, any magnitude but 0 is beyond the largest level: code 255
+
+
+@dataclass(frozen=True)
+class ChunkFormat:
+    """The layout of one encoded chunk: low index bits, upper index word, signs, magnitude bits, two levels.
+
+    Indices are Elias-Fano coded (Elias 1974, Fano 1971): `low_bits` low bits of each index as they are, the rest as the
+    position of the i-th one in a word of k + 2^(12 - low_bits) bits, at (index >> low_bits) + i.
+    """
+
+    k: int  # values of 4096 that a chunk carries, 8..1024
+
+    def __post_init__(self) -> None:
+        if not K_MIN <= self.k <= K_MAX:
+            raise ValueError(f"k is {self.k}, allowed are {K_MIN}..{K_MAX}")
+
+    @cached_property
+    def low_bits(self) -> int:
+        """The width of the low fields with the fewest index bytes; the wider one of two that are equal."""
+        return min(range(CHUNK_BITS, -1, -1), key=lambda width: sum(_index_bytes(self.k, width)))
+
+    @cached_property
+    def low_bytes(self) -> int:
+        """Size of the section of low fields."""
+        return _index_bytes(self.k, self.low_bits)[0]
+
+    @cached_property
+    def upper_bytes(self) -> int:
+        """Size of the upper word."""
+        return _index_bytes(self.k, self.low_bits)[1]
+
+    @cached_property
+    def value_bytes(self) -> int:
+        """Size of the section of signs, and of that of magnitude bits."""
+        return bit_bytes(self.k)
+
+    @cached_property
+    def chunk_bytes(self) -> int:
+        """Size of one encoded chunk: 82 for k = 64."""
+        return self.low_bytes + self.upper_bytes + 2 * self.value_bytes + LEVEL_BYTES
+
+    @cached_property
+    def sections(self) -> tuple[slice, slice, slice, slice, slice]:
+        """Where the low fields, the upper word, the signs, the magnitude bits and the two levels are in a chunk."""
+        first = self.low_bytes
+        second = first + self.upper_bytes
+        third = second + self.value_bytes
+        fourth = third + self.value_bytes
+        return (
+            slice(0, first),
+            slice(first, second),
+            slice(second, third),
+            slice(third, fourth),
+            slice(fourth, self.chunk_bytes),
+        )
+
+    def payload_bytes(self, chunks: int) -> int:
+        """Return the size of so many encoded chunks."""
+        return chunks * self.chunk_bytes
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Sparse:
+    """The values that a payload or a result carries, k of each chunk, in the order of their indices.
+
+    indices: (chunks, k) int16, rising, 0..4095.   codes: (chunks, k) uint8, at most two different in a chunk
+    (levels.py).   negative: (chunks, k) bool, False where the code is 0.
+    """
+
+    indices: Tensor
+    codes: Tensor
+    negative: Tensor
+
+    def places(self) -> Tensor:
+        """Return (chunks, k) int64: the indices into the flattened (chunks * 4096) values."""
+        first = torch.arange(self.indices.shape[0], device=self.indices.device) * CHUNK_VALUES
+        return self.indices + first.unsqueeze(1)
+
+    def signed_codes(self) -> Tensor:
+        """Return (chunks, k) int64: the code, plus 256 where the value is negative. An index into tables of 512."""
+        return self.codes + self.negative.to(torch.int64) * CODES
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Encoded:
+    """What one peer sends in a round: payload, (chunks, chunk_bytes) uint8, and what it says."""
+
+    payload: Tensor
+    sent: Sparse
+
+
+def encode(a: Tensor, fmt: ChunkFormat, level_bias: int) -> Encoded:
+    """Encode the k largest magnitudes of each chunk; the lower index is the larger of two equal ones.
+
+    a: (chunks, 4096) float32, the accumulator, finite, contiguous.   level_bias: 0..129.
+    returns: payload (chunks, fmt.chunk_bytes) uint8 and the values it carries, both on the device of `a`.
+    Raises `NotFiniteError` where `a` holds a NaN or infinity; nothing is returned then.
+    """
+    check_bias(level_bias)
+    if a.ndim != 2 or a.shape[1] != CHUNK_VALUES or a.dtype != torch.float32 or not a.is_contiguous():
+        raise ValueError(f"expected contiguous float32 of shape (chunks, {CHUNK_VALUES}), got {a.dtype} {a.shape}")
+    chunks = a.shape[0]
+    payload = torch.empty((chunks, fmt.chunk_bytes), dtype=torch.uint8, device=a.device)
+    sent = _empty_sparse(chunks, fmt.k, a.device)
+    for block in chunk_blocks(chunks, a.device):
+        indices, codes, negative = _quantise(a[block].view(torch.int32), fmt.k, level_bias, block.start)
+        sent.indices[block] = indices
+        sent.codes[block] = codes
+        sent.negative[block] = negative
+        payload[block] = pack(indices, codes, negative, fmt)
+    return Encoded(payload, sent)
+
+
+def pack(indices: Tensor, codes: Tensor, negative: Tensor, fmt: ChunkFormat) -> Tensor:
+    """Lay out the values of chunks as bytes: the one encoding that `decode` accepts for them.
+
+    indices: (chunks, k) int64, rising.   codes: (chunks, k) int64, at most two different in a chunk.
+    negative: (chunks, k) bool, False where the code is 0.   returns: (chunks, fmt.chunk_bytes) uint8.
+    """
+    chunks, device = indices.shape[0], indices.device
+    low, upper, signs, magnitudes, levels = fmt.sections
+    pair = torch.stack(torch.aminmax(codes, dim=1), dim=1)
+    word = torch.zeros((chunks, fmt.upper_bytes * 8), dtype=torch.uint8, device=device)
+    order = torch.arange(fmt.k, device=device)
+    word.scatter_(1, (indices >> fmt.low_bits) + order, 1)
+    payload = torch.empty((chunks, fmt.chunk_bytes), dtype=torch.uint8, device=device)
+    payload[:, low] = pack_fields(indices & ((1 << fmt.low_bits) - 1), fmt.low_bits)
+    payload[:, upper] = pack_bits(word)
+    payload[:, signs] = pack_bits(negative)
+    payload[:, magnitudes] = pack_bits(codes > pair[:, :1])
+    payload[:, levels] = pair.to(torch.uint8)
+    return payload
+
+
+def decode(payload: Tensor | bytes | bytearray | memoryview, fmt: ChunkFormat, chunks: int | None = None) -> Sparse:
+    """Decode and check a payload or a slice of whole chunks; accepts one encoding only of what it says.
+
+    payload: (chunks, fmt.chunk_bytes) uint8, or its bytes.   chunks: how many are expected, where that is known.
+    Raises `WireError` with the rule broken, "codec-1/R1" to "codec-1/R6"; reads and allocates in proportion to what was
+    expected at most.
+    """
+    data = as_chunks(payload, fmt, chunks)
+    sparse = _empty_sparse(data.shape[0], fmt.k, data.device)
+    for block in chunk_blocks(data.shape[0], data.device, values=8 * fmt.k):
+        indices, codes, negative = _unpack(data[block], fmt, block.start)
+        sparse.indices[block] = indices
+        sparse.codes[block] = codes
+        sparse.negative[block] = negative
+    return sparse
+
+
+def dequantise(sparse: Sparse, level_bias: int) -> Tensor:
+    """Return the values of a payload. returns: (chunks, k) float32, exact: every level is a float32 number."""
+    check_bias(level_bias)
+    return _value_table(level_bias, sparse.codes.device)[sparse.signed_codes()]
+
+
+def as_chunks(payload: Tensor | bytes | bytearray | memoryview, fmt: ChunkFormat, chunks: int | None = None) -> Tensor:
+    """Return bytes as (chunks, fmt.chunk_bytes) uint8, unchecked but for their number: `WireError` codec-1/R1."""
+    size = payload.numel() if isinstance(payload, Tensor) else memoryview(payload).nbytes
+    expected = size // fmt.chunk_bytes if chunks is None else chunks
+    if size != fmt.payload_bytes(expected):
+        sizes = f"{expected} chunks of {fmt.chunk_bytes}"
+        raise WireError("codec-1/R1", f"{size} bytes, expected {sizes}")
+    if isinstance(payload, Tensor):
+        if payload.dtype != torch.uint8:
+            raise ValueError(f"payload of {payload.dtype}, expected uint8")
+        return payload.reshape(expected, fmt.chunk_bytes)
+    if size == 0:
+        return torch.empty((0, fmt.chunk_bytes), dtype=torch.uint8)
+    return torch.frombuffer(bytearray(payload), dtype=torch.uint8).view(expected, fmt.chunk_bytes)
+
+
+def as_bytes(payload: Tensor) -> bytes:
+    """Return the bytes of a payload, (chunks, chunk_bytes) uint8 on any device."""
+    data: bytes = payload.contiguous().cpu().numpy().tobytes()
+    return data
+
+
+def chunk_blocks(chunks: int, device: torch.device, values: int = CHUNK_VALUES) -> Iterator[slice]:
+    """Yield slices of so many chunks as one pass takes: on a CPU what stays in its cache, on a GPU what fills it.
+
+    values: about how many each chunk needs at a time. Results do not depend on the size of a block.
+    """
+    step = max(1, (1 << (26 if device.type == "cuda" else 20)) // values)
+    for start in range(0, chunks, step):
+        yield slice(start, min(start + step, chunks))
+
+
+def _quantise(bits: Tensor, k: int, level_bias: int, first_chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return indices (int64), codes (int64) and signs of a block. bits: (rows, 4096) int32, fp32 patterns."""
+    magnitude_bits = bits & 0x7FFFFFFF
+    indices = largest_indices(magnitude_bits, k)
+    chosen = bits.gather(1, indices)
+    chosen_bits = chosen & 0x7FFFFFFF
+    top = chosen_bits.amax(1, keepdim=True)  # NaN and infinity rank above all numbers
+    if bool((top >= _INFINITY_BITS).any()):
+        row = int((top >= _INFINITY_BITS).view(-1).to(torch.int32).argmax())
+        raise NotFiniteError(f"chunk {first_chunk + row} holds a NaN or infinity")
+    exponents = (chosen_bits >> 23).clamp(min=1)  # subnormal numbers have exponent 1 and no hidden bit
+    top_exponent = (top >> 23).clamp(min=1)
+    mantissas = (chosen_bits & 0x7FFFFF) | ((chosen_bits >= 1 << 23).to(torch.int32) << 23)
+    magnitudes = (mantissas >> (top_exponent - exponents).clamp(max=31)).to(torch.int64)
+    # One unit of a magnitude is 2^shift level units. Every shift below keeps under 2^62.
+    shift = (top_exponent.to(torch.int64) - 150 + level_bias).clamp(_SHIFT_MIN, _SHIFT_MAX)
+    up, down = shift.clamp(min=0), (-shift).clamp(min=0)
+    pair = torch.stack(lloyd_levels(magnitudes), dim=1)
+    codes = nearest_codes((((pair * 2) << up) + (1 << down) - 1) >> down)
+    is_high = ((magnitudes * 2) << up) > (level_integers(codes).sum(1, keepdim=True) << down)
+    codes = torch.where(is_high, codes[:, 1:], codes[:, :1])
+    return indices, codes, (chosen < 0) & (codes > 0)
+
+
+def _unpack(data: Tensor, fmt: ChunkFormat, first_chunk: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Return indices (int64), codes (uint8) and signs of a block, or raise. data: (rows, chunk_bytes) uint8."""
+    low, upper, signs, magnitudes, levels = (data[:, section] for section in fmt.sections)
+    rows, k = data.shape[0], fmt.k
+    _refuse(count_bits(upper) != k, "codec-1/R2", f"upper word without exactly {k} ones", first_chunk)
+    places = unpack_bits(upper).view(-1).nonzero().view(rows, k) % (8 * fmt.upper_bytes)
+    high = places - torch.arange(k, device=data.device)
+    indices = (high << fmt.low_bits) | unpack_fields(low, k, fmt.low_bits)
+    sign_bits, magnitude_bits = unpack_bits(signs), unpack_bits(magnitudes)
+    padding = high[:, -1] >> (CHUNK_BITS - fmt.low_bits)  # ones in the padding of the upper word
+    padding = padding | sign_bits[:, k:].amax(1) if fmt.k % 8 else padding
+    padding = padding | magnitude_bits[:, k:].amax(1) if fmt.k % 8 else padding
+    if spare := fmt.low_bits * k % 8:
+        padding = padding | (low[:, -1] >> spare)
+    _refuse(padding != 0, "codec-1/R3", "padding that is not zero", first_chunk)
+    _refuse((indices[:, 1:] <= indices[:, :-1]).any(1), "codec-1/R4", "indices that do not rise", first_chunk)
+    is_high = magnitude_bits[:, :k] != 0
+    first, second = levels[:, 0], levels[:, 1]
+    some, every = is_high.any(1), is_high.all(1)
+    bad = (first > second) | torch.where(first == second, some, ~some | every)
+    _refuse(bad, "codec-1/R5", "levels out of order, equal with magnitude bits set, or one of two unused", first_chunk)
+    codes = torch.where(is_high, levels[:, 1:], levels[:, :1])
+    negative = sign_bits[:, :k] != 0
+    _refuse((negative & (codes == 0)).any(1), "codec-1/R6", "a negative zero", first_chunk)
+    return indices, codes, negative
+
+
+def _refuse(bad: Tensor, rule: str, what: str, first_chunk: int) -> None:
+    """Raise `WireError` where a chunk of the block is bad. bad: (rows,) bool."""
+    if bool(bad.any()):
+        raise WireError(rule, f"chunk {first_chunk + int(bad.to(torch.int32).argmax())}: {what}")
+
+
+def _empty_sparse(chunks: int, k: int, device: torch.device) -> Sparse:
+    return Sparse(
+        torch.empty((chunks, k), dtype=torch.int16, device=device),
+        torch.empty((chunks, k), dtype=torch.uint8, device=device),
+        torch.empty((chunks, k), dtype=torch.bool, device=device),
+    )
+
+
+def _index_bytes(k: int, low_bits: int) -> tuple[int, int]:
+    """Return the sizes of the low fields and of the upper word."""
+    return bit_bytes(k * low_bits), bit_bytes(k + (1 << (CHUNK_BITS - low_bits)))
+
+
+@cache
+def _value_table(level_bias: int, device: torch.device) -> Tensor:
+    """Return (512,) float32: the value of each code, then its negative."""
+    values = [level * 2.0**-level_bias for level in LEVELS]
+    return torch.tensor(values + [-value for value in values], dtype=torch.float32, device=device)

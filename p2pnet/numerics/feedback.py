@@ -1,0 +1,63 @@
+"""Error feedback: what was not sent, or not decided, is sent later. Contract: protocols/reduce-1.md."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+from p2pnet.numerics.codec import Sparse, dequantise
+
+PPM = 1_000_000
+
+
+def accumulate(e: Tensor, delta: Tensor, beta_ppm: int, out: Tensor | None = None) -> Tensor:
+    """Return a = beta * e + delta, the product rounded to float32 and the sum again.
+
+    e, delta: float32 of one shape; beta is the float32 nearest to beta_ppm / 10^6, 0..10^6.   out: may be `e`.
+    Two kernels, since one might round only once (a fused multiply-add) and not everywhere.
+    """
+    if not 0 <= beta_ppm <= PPM:
+        raise ValueError(f"beta_ppm is {beta_ppm}, allowed are 0..{PPM}")
+    if e.dtype != torch.float32 or delta.dtype != torch.float32:
+        raise ValueError(f"expected float32, got {e.dtype} and {delta.dtype}")
+    beta = torch.tensor(beta_ppm / PPM, dtype=torch.float32).item()
+    return torch.mul(e, beta, out=out).add_(delta)
+
+
+def accepted(sent: Sparse, result: Sparse, named: Tensor) -> Tensor:
+    """Return which of my values the decided result took in.
+
+    named: (chunks,) bool, whether the inputs of that chunk's part name me (`named_chunks`).
+    returns: (chunks, k) bool: named there, and the result holds the coordinate at a level other than zero. A coordinate
+    at level zero moved nothing, so what was sent for it is not lost but sent again.
+    """
+    decided = torch.where(result.codes > 0, result.indices, -1).to(torch.int32)
+    decided = decided.cummax(1).values  # zeros repeat what is before them: still sorted, no new coordinate
+    wanted = sent.indices.to(torch.int32).contiguous()
+    found = torch.searchsorted(decided, wanted).clamp(max=decided.shape[1] - 1)
+    return (decided.gather(1, found) == wanted) & named.unsqueeze(1)
+
+
+def named_chunks(ranges: Iterable[tuple[int, int]], chunks: int, device: torch.device | str = "cpu") -> Tensor:
+    """Return (chunks,) bool, True in the given ranges of chunks (first, behind the last): the parts that name me."""
+    named = torch.zeros(chunks, dtype=torch.bool, device=device)
+    for start, stop in ranges:
+        if not 0 <= start <= stop <= chunks:
+            raise ValueError(f"chunks {start}..{stop} of {chunks}")
+        named[start:stop] = True
+    return named
+
+
+def residual(a: Tensor, sent: Sparse, taken: Tensor, level_bias: int, out: Tensor | None = None) -> Tensor:
+    """Return e = a, less what I sent where it was taken. For a void round, or without me in it, e is simply a.
+
+    a: (chunks, 4096) float32, what `sent` was encoded from.   taken: (chunks, k) bool, from `accepted`.
+    out: may be `a` itself.   returns: (chunks, 4096) float32. What the clip factor took away is dropped with the rest.
+    """
+    e = a.clone() if out is None else out if out is a else out.copy_(a)
+    indices = sent.indices.to(torch.int64)
+    # The subtraction is rounded once; where nothing was taken, 0 is subtracted, which changes no bit.
+    values = torch.where(taken, dequantise(sent, level_bias), 0.0)
+    return e.scatter_(1, indices, a.gather(1, indices) - values)

@@ -1,0 +1,51 @@
+"""The outer step: a decided result moves the parameters, the same bits everywhere. Contract: protocols/reduce-1.md."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import torch
+from torch import Tensor
+
+from p2pnet.numerics.codec import CHUNK_VALUES, ChunkFormat, Sparse, chunk_blocks, decode
+from p2pnet.numerics.feedback import PPM
+from p2pnet.numerics.levels import LEVELS, check_bias
+
+ALPHA_PPM_MAX: Final = 1 << 32  # as wide as the manifest's field
+
+
+def apply_result(
+    theta: Tensor,
+    result: Sparse | Tensor | bytes | bytearray | memoryview,
+    fmt: ChunkFormat,
+    level_bias: int,
+    alpha_ppm: int,
+) -> None:
+    """Move theta in place by a decided result: theta' = float32(float64(theta) - alpha * float64(u)).
+
+    theta: (chunks, 4096) float32, contiguous (`Layout.gather`).   result: the decided chunks of format `fmt` for all of
+    theta, decoded or not.   alpha = alpha_ppm / 10^6 in float64. Only the selected coordinates are touched.
+    Raises `WireError` for a malformed result; theta is then unchanged.
+    """
+    if theta.ndim != 2 or theta.shape[1] != CHUNK_VALUES or theta.dtype != torch.float32 or not theta.is_contiguous():
+        raise ValueError(f"expected contiguous float32 of shape (chunks, {CHUNK_VALUES}), got {theta.shape}")
+    sparse = result if isinstance(result, Sparse) else decode(result, fmt, theta.shape[0])
+    if sparse.codes.shape != (theta.shape[0], fmt.k):
+        raise ValueError(f"a result of shape {tuple(sparse.codes.shape)} for {theta.shape[0]} chunks")
+    steps = _step_table(level_bias, alpha_ppm, theta.device)
+    for block in chunk_blocks(theta.shape[0], theta.device, values=8 * fmt.k):
+        part = Sparse(sparse.indices[block], sparse.codes[block], sparse.negative[block])
+        part = Sparse(*(tensor.to(theta.device) for tensor in (part.indices, part.codes, part.negative)))
+        indices = part.indices.to(torch.int64)
+        before = theta[block].gather(1, indices)
+        after = (before.to(torch.float64) - steps[part.signed_codes()]).to(torch.float32)
+        theta[block].scatter_(1, indices, after)
+
+
+def _step_table(level_bias: int, alpha_ppm: int, device: torch.device) -> Tensor:
+    """Return (512,) float64: alpha * u for the level of each code, then for its negative, rounded once."""
+    check_bias(level_bias)
+    if not 0 <= alpha_ppm <= ALPHA_PPM_MAX:
+        raise ValueError(f"alpha_ppm is {alpha_ppm}, allowed are 0..{ALPHA_PPM_MAX}")
+    steps = [alpha_ppm / PPM * (level * 2.0**-level_bias) for level in LEVELS]
+    return torch.tensor(steps + [-step for step in steps], dtype=torch.float64, device=device)

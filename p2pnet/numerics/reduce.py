@@ -1,0 +1,172 @@
+"""Reduce: from the members' slices of one part to its result, in integers. Contract: protocols/reduce-1.md.
+
+Why int64 is enough. A level is at most 15 * 2^31, a clip factor 2^8, and the weights sum to at most W, so for every
+coordinate |S| <= 15 * 2^39 * W. The largest number formed is the sum of k' of them, at most 15 * 2^39 * W * k', which
+is at most 15 * 2^59 < 2^63 while W * k' <= 2^20. Then W <= 2^17, as k' >= 8, so that 2 |S|, 2 |S| + 256 W and 256 W
+times the sum of two levels stay under 2^61 + 2^25. 64 members of weight 8 have W = 512, so that every k' up to 1024 is
+allowed with a factor of 2 to spare. Norms are Python integers and have no limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from math import isqrt
+from typing import Final, TypeAlias
+
+import torch
+from torch import Tensor
+
+from p2pnet.errors import WireError
+from p2pnet.numerics.bits import count_bits
+from p2pnet.numerics.codec import (
+    CHUNK_VALUES,
+    ChunkFormat,
+    as_bytes,
+    as_chunks,
+    chunk_blocks,
+    decode,
+    pack,
+)
+from p2pnet.numerics.levels import CODES, LEVELS, level_integers, nearest_codes
+from p2pnet.numerics.selection import largest_indices, lloyd_levels
+
+CLIP_ONE: Final = 256  # the clip factor that leaves a slice as it is
+WEIGHT_MAX: Final = 8
+LEAF_CHUNKS: Final = 64
+WEIGHT_TIMES_K_MAX: Final = 1 << 20  # see above
+
+Slice: TypeAlias = Tensor | bytes | bytearray | memoryview
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """One part's result: its encoded chunks, and each input's clip factor q (of 256), in the order of the inputs."""
+
+    output: bytes
+    clips: list[int]
+
+
+def reduce_part(
+    slices: Sequence[Slice],
+    weights: Sequence[int],
+    total_weight: int,
+    fmt_in: ChunkFormat,
+    fmt_out: ChunkFormat,
+) -> Reduction:
+    """Clip every member's slice to the median norm, sum, and encode what the k' largest sums are of the total weight.
+
+    slices: the same part of each member's payload, (chunks, fmt_in.chunk_bytes) uint8 or bytes, on one device.
+    weights: 1..8 for each.   total_weight: of the whole roster, senders or not.
+    Raises `WireError` for a malformed slice. The order of the inputs changes nothing.
+    """
+    data = _same_chunks(slices, fmt_in)
+    clips = clip_factors([squared_norm(piece, fmt_in) for piece in data])
+    return Reduction(_reduce(data, weights, clips, total_weight, fmt_in, fmt_out), clips)
+
+
+def reduce_leaf(
+    slices: Sequence[Slice],
+    weights: Sequence[int],
+    clips: Sequence[int],
+    total_weight: int,
+    fmt_in: ChunkFormat,
+    fmt_out: ChunkFormat,
+) -> bytes:
+    """Recompute some chunks of a part, such as one leaf, with the clip factors that its reducer signed.
+
+    As `reduce_part`, given the same chunks of each input only; returns those of its output, byte for byte.
+    """
+    return _reduce(_same_chunks(slices, fmt_in), weights, clips, total_weight, fmt_in, fmt_out)
+
+
+def squared_norm(piece: Slice, fmt: ChunkFormat) -> int:
+    """Return the squared length of a slice in level units, exact, from how often each level occurs.
+
+    piece: as for `reduce_part`; its indices are not looked at.
+    """
+    data = as_chunks(piece, fmt)
+    _, _, _, magnitudes, levels = (data[:, section] for section in fmt.sections)
+    high = count_bits(magnitudes)
+    pair = levels.to(torch.int64)
+    histogram = torch.zeros(CODES, dtype=torch.int64, device=data.device)
+    histogram.index_add_(0, pair[:, 0], fmt.k - high)
+    histogram.index_add_(0, pair[:, 1], high)
+    counts: list[int] = histogram.tolist()
+    return sum(count * level * level for count, level in zip(counts, LEVELS, strict=True))
+
+
+def clip_factors(squared_norms: Sequence[int]) -> list[int]:
+    """Return for each norm^2 the largest q <= 256 with q^2 norm^2 <= 256^2 median^2.
+
+    The median is the lower one of those that are not zero. A slice of zeros keeps 256, and one of more than 256 times
+    the median counts for nothing.
+    """
+    some = sorted(norm for norm in squared_norms if norm)
+    median = some[(len(some) - 1) // 2] if some else 0
+    return [min(CLIP_ONE, isqrt(CLIP_ONE**2 * median // norm)) if norm else CLIP_ONE for norm in squared_norms]
+
+
+def _reduce(
+    data: Sequence[Tensor],
+    weights: Sequence[int],
+    clips: Sequence[int],
+    total_weight: int,
+    fmt_in: ChunkFormat,
+    fmt_out: ChunkFormat,
+) -> bytes:
+    _check_factors(len(data), weights, clips, total_weight, fmt_out)
+    chunks, device = data[0].shape[0], data[0].device
+    tables = [_signed_levels(device) * (weight * clip) for weight, clip in zip(weights, clips, strict=True)]
+    output = torch.empty((chunks, fmt_out.chunk_bytes), dtype=torch.uint8, device=device)
+    for block in chunk_blocks(chunks, device):
+        sums = torch.zeros((block.stop - block.start, CHUNK_VALUES), dtype=torch.int64, device=device)
+        for number, (piece, table) in enumerate(zip(data, tables, strict=True)):
+            try:
+                sparse = decode(piece[block], fmt_in)
+            except WireError as error:
+                raise WireError(error.rule, f"input {number}, {block.start} chunks on, {error.detail}") from None
+            values = table[sparse.signed_codes()]
+            sums.view(-1).scatter_add_(0, sparse.places().view(-1), values.view(-1))
+        output[block] = _encode_sums(sums, CLIP_ONE * total_weight, fmt_out)
+    return as_bytes(output)
+
+
+def _encode_sums(sums: Tensor, divisor: int, fmt: ChunkFormat) -> Tensor:
+    """Return the k' largest |S| of each chunk at two levels of |S| / divisor. sums: (rows, 4096) int64."""
+    magnitudes = sums.abs()
+    indices = largest_indices(magnitudes, fmt.k)
+    chosen = sums.gather(1, indices)
+    magnitudes = chosen.abs()
+    pair = torch.stack(lloyd_levels(magnitudes), dim=1)
+    codes = nearest_codes((pair * 2 + (divisor - 1)) // divisor)
+    is_high = magnitudes * 2 > level_integers(codes).sum(1, keepdim=True) * divisor
+    codes = torch.where(is_high, codes[:, 1:], codes[:, :1])
+    return pack(indices, codes, (chosen < 0) & (codes > 0), fmt)
+
+
+def _same_chunks(slices: Sequence[Slice], fmt: ChunkFormat) -> list[Tensor]:
+    if not slices:
+        raise ValueError("a part without inputs has no result")
+    first = as_chunks(slices[0], fmt)
+    return [first, *(as_chunks(piece, fmt, first.shape[0]) for piece in slices[1:])]
+
+
+def _check_factors(
+    inputs: int, weights: Sequence[int], clips: Sequence[int], total_weight: int, fmt_out: ChunkFormat
+) -> None:
+    if not len(weights) == len(clips) == inputs:
+        raise ValueError(f"{inputs} slices, {len(weights)} weights, {len(clips)} clip factors")
+    if not all(1 <= weight <= WEIGHT_MAX for weight in weights) or not all(0 <= clip <= CLIP_ONE for clip in clips):
+        raise ValueError(f"weights {weights} (1..{WEIGHT_MAX}), clip factors {clips} (0..{CLIP_ONE})")
+    if total_weight < sum(weights):
+        raise ValueError(f"total weight {total_weight} under the sum of the inputs' weights {sum(weights)}")
+    if total_weight * fmt_out.k > WEIGHT_TIMES_K_MAX:
+        raise ValueError(f"total weight {total_weight} times k' {fmt_out.k} is over {WEIGHT_TIMES_K_MAX}")
+
+
+@cache
+def _signed_levels(device: torch.device) -> Tensor:
+    """Return (512,) int64: the level of each code, then its negative."""
+    return torch.tensor([*LEVELS, *(-level for level in LEVELS)], dtype=torch.int64, device=device)

@@ -1,0 +1,84 @@
+"""Which k of each chunk's values are sent, and the two levels they are sent at. Contract: protocols/codec-1.md.
+
+The same two rules choose what an encoder sends and what a reducer answers.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+LLOYD_PASSES = 4
+
+
+def largest_indices(magnitudes: Tensor, k: int) -> Tensor:
+    """Return where each row has its k largest values, rising; among equal ones the lower index counts as larger.
+
+    magnitudes: (rows, n) int32 or int64, none negative, contiguous; n a power of two, k <= n.
+    returns: (rows, k) int64.
+
+    Rows with fewer than k non-zeros so get the lowest indices that are free. torch.topk is only asked for values, which
+    do not depend on how it breaks ties. It is slow, so it never sees the whole row: the k-th largest of the maxima of
+    more than k groups is a lower bound of the k-th largest value, and only what reaches it is looked at again.
+    """
+    rows, n = magnitudes.shape
+    groups = min(n, max(64, 1 << (4 * k - 1).bit_length()))
+    if groups > n // 2 >= k:
+        groups = n // 2
+    maxima = magnitudes.view(rows, n // groups, groups).amax(1)
+    bound = maxima.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    # Where the bound is 0 every zero would reach it; the first k places hold enough of the lowest free indices.
+    reaches = magnitudes >= bound.clamp(min=1)
+    reaches[:, :k] |= bound == 0
+    places = _nonzero_places(reaches)
+    if places.numel() == rows * k:
+        return (places & (n - 1)).view(rows, k)
+    return _thin_out(magnitudes, places, k)
+
+
+def lloyd_levels(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two levels of each row: Lloyd's algorithm, 4 passes from (minimum, maximum), means rounded down.
+
+    magnitudes: (rows, k) int64, none negative, sums under 2^63.   returns: low <= high, each (rows,) int64.
+
+    A value belongs to the high level where it is strictly nearer to it. In a row that holds a zero the low level stays
+    zero: those places were filled up, and nothing may move what nobody sent.
+    """
+    k = magnitudes.shape[1]
+    low, high = torch.aminmax(magnitudes, dim=1)
+    some_zero = low == 0
+    doubled, total = magnitudes * 2, magnitudes.sum(1)
+    for _ in range(LLOYD_PASSES):
+        is_high = doubled > (low + high).unsqueeze(1)
+        high_count = is_high.sum(1)
+        high_total = (magnitudes * is_high).sum(1)
+        # The minimum is always low; the high side is empty only where all are equal, and then keeps its level.
+        low = torch.where(some_zero, 0, (total - high_total) // (k - high_count))
+        high = torch.where(high_count > 0, high_total // high_count.clamp(min=1), high)
+    return low, high
+
+
+def _nonzero_places(mask: Tensor) -> Tensor:
+    """Return the flat places of True, rising. mask: (rows, n) bool, n divisible by 8.   returns: (count,) int64."""
+    words = mask.view(torch.int64).view(-1)  # one look for eight places: the mask is nearly all False
+    hits = words.nonzero().view(-1)
+    places = words[hits].view(torch.bool).nonzero().view(-1)
+    return (hits[places >> 3] << 3) | (places & 7)
+
+
+def _thin_out(magnitudes: Tensor, places: Tensor, k: int) -> Tensor:
+    """Return `largest_indices`, given k candidates or more for each row. places: (count,) int64, flat, rising."""
+    rows, n = magnitudes.shape
+    row = places >> (n.bit_length() - 1)
+    counts = torch.bincount(row, minlength=rows)
+    width = int(counts.max())
+    starts = counts.cumsum(0) - counts
+    slot = row * width + torch.arange(places.numel(), device=places.device) - starts[row]
+    values = magnitudes.new_full((rows, width), -1)
+    values.view(-1)[slot] = magnitudes.view(-1)[places]
+    indices = torch.zeros((rows, width), dtype=torch.int64, device=places.device)
+    indices.view(-1)[slot] = places & (n - 1)
+    last = values.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+    above, equal = values > last, values == last
+    room = k - above.sum(1, keepdim=True)
+    return indices[above | (equal & (equal.cumsum(1) <= room))].view(rows, k)
