@@ -23,7 +23,6 @@ from p2pnet.errors import ConfigError
 T = TypeVar("T")
 
 FILE_BYTES_MAX: Final = 1 << 20
-PPM: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,9 @@ class Length:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A number with at most six decimals: it travels as parts per million, and must not change on the way."""
+    """A number with at most so many decimals: it travels as an integer (ppm, ms), and must not change on the way."""
+
+    decimals: int = 6
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +54,6 @@ class Parsed:
 
     parse: Callable[[str], object]
     allowed: str
-
-
-def ppm(value: float) -> int:
-    """Return a rate or fraction in parts per million, as the wire carries it."""
-    return round(value * PPM)
 
 
 def load_file(cls: type[T], path: Path) -> T:
@@ -198,8 +194,8 @@ def _scalar(hint: Any, metadata: tuple[object, ...], found: object, directory: P
                 valid = low <= value <= high  # false for nan
             case Length(low, high), str():
                 valid = low <= len(value) <= high and value.isprintable()
-            case Step(), float():
-                valid = math.isfinite(value) and math.isclose(value * PPM, ppm(value), rel_tol=1e-9, abs_tol=1e-9)
+            case Step(decimals), float():
+                valid = math.isfinite(value) and round(value, decimals) == value
             case _:
                 raise TypeError(f"{rule} does not apply to {hint}")
         if not valid:
@@ -232,7 +228,7 @@ def _allowed(hint: Any) -> str:
         text += f" from {bounds.low:g} to {bounds.high:g}" if inner is float else f" from {bounds.low} to {bounds.high}"
     if isinstance(length := rules.get(Length), Length):
         text += f", {length.low} to {length.high} " + ("of them" if get_origin(inner) is tuple else "characters")
-    return text + (", at most six decimals" if Step in rules else "")
+    return text + (f", at most {step.decimals} decimals" if isinstance(step := rules.get(Step), Step) else "")
 
 
 def _describe(found: object) -> str:
