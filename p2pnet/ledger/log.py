@@ -266,7 +266,7 @@ class Ledger:
         with self._translated():
             problem = self._db.execute("PRAGMA quick_check(1)").fetchone()[0]
             if problem != "ok":
-                raise sqlite3.DatabaseError(problem)
+                raise sqlite3.DatabaseError(" ".join(problem.split()))
         for key, expected in (("swarm", self.swarm), ("genesis", self.genesis)):
             row = self._row("SELECT value FROM meta WHERE key = ?", key)
             if row is None or row[0] != expected:
