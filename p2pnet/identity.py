@@ -134,7 +134,7 @@ class Identity:
     @classmethod
     def from_key_file(cls, data: bytes, source: str = "key file") -> Identity:
         """Read libp2p's private key file; `ConfigError` names `source` and what it holds instead."""
-        if data[:2] == b"--" or data[:4] == b"open":
+        if data.startswith(b"-----BEGIN"):
             raise ConfigError(f"{source}: a PEM or OpenSSH key; a libp2p Ed25519 private key file is needed")
         if len(data) < 2 or data[0] != _KEY_FILE_PREFIX[0]:
             raise ConfigError(f"{source}: not a libp2p private key file ({len(data)} bytes)")
@@ -185,18 +185,11 @@ class Identity:
         except OSError as error:
             what = "is a symbolic link; give the file itself" if path.is_symlink() else error.strerror
             raise ConfigError(f"{path}: cannot read the key file: {what}") from error
-        with os.fdopen(fd, "rb") as file:
-            status = os.fstat(fd)  # of what was opened, not of what the path names by now
-            if not stat.S_ISREG(status.st_mode):
-                raise ConfigError(f"{path}: not a regular file")
-            if status.st_uid != os.geteuid():
-                raise ConfigError(
-                    f"{path}: belongs to user {status.st_uid}, we are {os.geteuid()}; "
-                    f"a key file must be our own (chown {os.geteuid()} {path})"
-                )
-            if mode := stat.S_IMODE(status.st_mode) & 0o077:
-                raise ConfigError(f"{path}: others have access (mode {mode:03o}); 600 is needed (chmod 600 {path})")
-            return cls.from_key_file(file.read(_FILE_BYTES_MAX + 1), str(path))
+        try:
+            _check_private(fd, path)
+            return cls.from_key_file(os.read(fd, _FILE_BYTES_MAX), str(path))
+        finally:
+            os.close(fd)
 
     def _create(self, path: Path) -> None:
         """Write a private temporary file, then link it into place: the name appears once, with all its bytes."""
@@ -221,6 +214,20 @@ class Identity:
             raise
         except OSError as error:
             raise ConfigError(f"{path}: cannot write the key file: {error.strerror}") from error
+
+
+def _check_private(fd: int, path: Path) -> None:
+    """Refuse what is not a file of our own that nobody else can touch: what was opened, whatever the path names now."""
+    status = os.fstat(fd)
+    if not stat.S_ISREG(status.st_mode):
+        raise ConfigError(f"{path}: not a regular file")
+    if status.st_uid != os.geteuid():
+        raise ConfigError(
+            f"{path}: belongs to user {status.st_uid}, we are {os.geteuid()}; "
+            f"a key file must be our own (chown {os.geteuid()} {path})"
+        )
+    if mode := stat.S_IMODE(status.st_mode) & 0o077:
+        raise ConfigError(f"{path}: others have access (mode {mode:03o}); 600 is needed (chmod 600 {path})")
 
 
 def _sync_directory(path: Path) -> None:
