@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Protocol, Self
@@ -152,8 +152,8 @@ def join_addr(addr: str, peer: PeerId) -> str:
     return f"{addr}/p2p/{peer_id_text(peer)}"
 
 
-@asynccontextmanager
-async def deadline(timeout_s: float, what: str) -> AsyncIterator[None]:
+@contextmanager
+def deadline(timeout_s: float, what: str) -> Iterator[None]:
     """Give the block `timeout_s`, then raise `NetworkError` that names `what` was being done."""
     with trio.move_on_after(timeout_s) as scope:
         yield
@@ -165,10 +165,7 @@ async def exchange(
     host: Host, peer: PeerId, protocol: str, body: bytes, timeout_s: float, answer_bytes_max: int
 ) -> bytes:
     """Do what `Host.request` promises, over any host's streams."""
-    async with (
-        deadline(timeout_s, f"{protocol} request to {peer_id_text(peer)}"),
-        await host.open_stream(peer, protocol, timeout_s) as stream,
-    ):
-        await stream.send_frame(body)
-        return await stream.receive_frame(answer_bytes_max)
-    raise AssertionError("unreachable: the deadline raises")
+    with deadline(timeout_s, f"{protocol} request to {peer_id_text(peer)}"):
+        async with await host.open_stream(peer, protocol, timeout_s) as stream:
+            await stream.send_frame(body)
+            return await stream.receive_frame(answer_bytes_max)

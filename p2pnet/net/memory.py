@@ -250,7 +250,7 @@ class MemoryHost:
         """See `Host`."""
         if peer == self.peer:
             raise ValueError("a host does not connect to itself")
-        async with deadline(timeout_s, f"connecting to {peer_id_text(peer)}"):
+        with deadline(timeout_s, f"connecting to {peer_id_text(peer)}"):
             if peer in self._connections:
                 await trio.lowlevel.checkpoint()
                 return
@@ -275,7 +275,7 @@ class MemoryHost:
     async def open_stream(self, peer: PeerId, protocol: str, timeout_s: float) -> FramedStream:
         """See `Host`."""
         check_protocol(protocol)
-        async with deadline(timeout_s, f"opening {protocol} to {peer_id_text(peer)}"):
+        with deadline(timeout_s, f"opening {protocol} to {peer_id_text(peer)}"):
             await self.connect(peer, self._known.get(peer, ()), timeout_s)
             await self._network.cross(self.peer, peer)
             remote = self._network.find(peer)
@@ -284,7 +284,6 @@ class MemoryHost:
             if protocol not in remote.reception.protocols:
                 raise NetworkError(f"opening {protocol} to {peer_id_text(peer)}: protocols not supported")
             return self._pair(remote, protocol)
-        raise AssertionError("unreachable: the deadline raises")
 
     async def handle(self, protocol: str, handler: Handler, concurrency_per_peer: int = 8) -> None:
         """See `Host`."""
@@ -298,7 +297,7 @@ class MemoryHost:
     async def provide(self, key: bytes, timeout_s: float = 30.0) -> None:
         """See `Host`; like kad-dht it needs somebody to tell."""
         check_key(key)
-        async with deadline(timeout_s, "providing in the DHT"):
+        with deadline(timeout_s, "providing in the DHT"):
             await self._network.look_up()
             if not self._reachable():
                 raise NetworkError("providing in the DHT: no other peer is known")
@@ -316,10 +315,9 @@ class MemoryHost:
 
     async def find_peer(self, peer: PeerId, timeout_s: float) -> PeerAddrs | None:
         """See `Host`."""
-        found: PeerAddrs | None = None
-        with trio.move_on_after(timeout_s):
+        with trio.move_on_after(timeout_s) as scope:
             found = await self._look_up(peer)
-        return found
+        return None if scope.cancelled_caught else found
 
     async def connected(self) -> list[PeerAddrs]:
         """See `Host`."""

@@ -9,8 +9,12 @@ import pytest
 import trio
 
 from p2pnet.identity import Identity, PeerId
+from p2pnet.net.daemon import DaemonOptions
 from p2pnet.net.host import Host, Limits
+from p2pnet.net.libp2p import open_libp2p_host
 from p2pnet.net.memory import MemoryNetwork
+
+LOOPBACK = DaemonOptions(listen=("/ip4/127.0.0.1/tcp/0",))
 
 
 class World:
@@ -26,8 +30,23 @@ class World:
     async def host(self, limits: Limits | None = None) -> Host:
         self._opened += 1
         identity = Identity.from_seed(bytes([self._opened]) * 32)
-        host: Host = await self._nursery.start(_keep, self._memory.host(identity.peer, limits, self.report))
+        opening: AbstractAsyncContextManager[Host] = self._memory.host(identity.peer, limits, self.report)
+        if self.kind == "libp2p":
+            key_file = self._folder / f"{self._opened}.key"
+            identity.save(key_file)
+            opening = open_libp2p_host(LOOPBACK, key_file, limits=limits, on_misbehaviour=self.report)
+        host: Host = await self._nursery.start(_keep, opening)
         return host
+
+    async def hosts(self, count: int) -> list[Host]:
+        opened: list[Host] = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(self._open_into, opened)
+        return opened
+
+    async def _open_into(self, opened: list[Host]) -> None:
+        opened.append(await self.host())
 
     async def pair(self, limits: Limits | None = None) -> tuple[Host, Host]:
         """Two hosts, the first connected to the second; the limits are the second's."""
@@ -45,6 +64,6 @@ async def _keep(host: AbstractAsyncContextManager[Host], task_status: trio.TaskS
         await trio.sleep_forever()
 
 
-@pytest.fixture(params=["memory"])
+@pytest.fixture(params=["memory", pytest.param("libp2p", marks=pytest.mark.processes)])
 def world(request: pytest.FixtureRequest, nursery: trio.Nursery, tmp_path: Path) -> World:
     return World(request.param, nursery, tmp_path)

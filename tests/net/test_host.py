@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 import trio
@@ -12,13 +14,14 @@ import trio
 from p2pnet.errors import NetworkError, PeerError, WireError
 from p2pnet.identity import Identity
 from p2pnet.net.framing import StreamClosedError, encode_length
-from p2pnet.net.host import Limits, Stream
+from p2pnet.net.host import Host, Limits, Stream
 
 if TYPE_CHECKING:
     from conftest import World
 
 ECHO = "/p2pnet/echo/1"
 TIMEOUT_S = 10.0
+T = TypeVar("T")
 
 
 async def echo(stream: Stream) -> None:
@@ -31,11 +34,22 @@ async def echo(stream: Stream) -> None:
         await stream.send_frame(frame)
 
 
-async def until(condition: object, timeout_s: float = TIMEOUT_S) -> None:
-    """Wait for what another task or process is about to do."""
+async def until(condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
+    """Wait for what another task is about to do."""
     with trio.fail_after(timeout_s):
-        while not condition():  # type: ignore[operator]
+        while not condition():
             await trio.sleep(0.005)
+
+
+async def in_the_dht(host: Host, action: Callable[[], Awaitable[T]]) -> T:
+    """Do it as soon as the host has neighbours in the DHT: the daemon knows them a moment after it has connected."""
+    with trio.fail_after(TIMEOUT_S):
+        while True:
+            with suppress(NetworkError):
+                await host.provide(bytes(32))
+                if outcome := await action():
+                    return outcome
+            await trio.sleep(0.01)
 
 
 async def test_a_request_brings_the_answer_of_the_other_peer(world: World) -> None:
@@ -108,7 +122,7 @@ async def test_dialling_an_address_where_nobody_is_fails_with_the_reason(world: 
 
 
 async def test_dialling_somebody_elses_address_does_not_connect(world: World) -> None:
-    here, there = await world.host(), await world.host()
+    here, there = await world.hosts(2)
     with pytest.raises(NetworkError):
         await here.connect(Identity.generate().peer, there.addrs(), 3)
 
@@ -236,12 +250,13 @@ async def test_a_second_handler_for_a_protocol_or_a_bad_name_is_our_own_mistake(
 
 
 async def test_the_dht_finds_who_provided_a_key_through_a_third_peer(world: World) -> None:
-    bootstrap, one, two = await world.host(), await world.host(), await world.host()
+    bootstrap, one, two = await world.hosts(3)
     for host in (one, two):
         await host.connect(bootstrap.peer, bootstrap.addrs(), TIMEOUT_S)
     key = hashlib.sha256(b"a swarm").digest()
+    await in_the_dht(one, one.connected)
     await one.provide(key)
-    found = await two.find_providers(key, 20, TIMEOUT_S)
+    found = await in_the_dht(two, lambda: two.find_providers(key, 20, TIMEOUT_S))
     assert [record.peer for record in found] == [one.peer]
     await two.connect(one.peer, found[0].addrs, TIMEOUT_S)
     assert one.peer in [record.peer for record in await two.connected()]
@@ -249,11 +264,11 @@ async def test_the_dht_finds_who_provided_a_key_through_a_third_peer(world: Worl
 
 
 async def test_the_dht_finds_a_peer_by_its_id(world: World) -> None:
-    bootstrap, one, two = await world.host(), await world.host(), await world.host()
+    bootstrap, one, two = await world.hosts(3)
     for host in (one, two):
         await host.connect(bootstrap.peer, bootstrap.addrs(), TIMEOUT_S)
-    found = await two.find_peer(one.peer, TIMEOUT_S)
-    assert found is not None
+    found = await in_the_dht(two, lambda: two.find_peer(one.peer, TIMEOUT_S))
+    assert found
     assert found.peer == one.peer
     assert set(found.addrs) & set(one.addrs())
     assert await two.find_peer(Identity.generate().peer, TIMEOUT_S) is None
