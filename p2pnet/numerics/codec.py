@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Final
+from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
@@ -24,6 +24,8 @@ CHUNK_BITS: Final = 12  # an index fits 12 bits
 K_MIN: Final = 8
 K_MAX: Final = 1024
 LEVEL_BYTES: Final = 2
+
+Payload: TypeAlias = Tensor | bytes | bytearray | memoryview
 
 _INFINITY_BITS: Final = 0x7F800000  # as fp32; NaN patterns are larger
 _SHIFT_MIN: Final = -25  # below, a 24-bit magnitude is under half of the smallest level: code 0 whatever the exponent
@@ -162,17 +164,18 @@ def pack(indices: Tensor, codes: Tensor, negative: Tensor, fmt: ChunkFormat) -> 
     return payload
 
 
-def decode(payload: Tensor | bytes | bytearray | memoryview, fmt: ChunkFormat, chunks: int | None = None) -> Sparse:
+def decode(payload: Payload, fmt: ChunkFormat, chunks: int | None = None, first_chunk: int = 0) -> Sparse:
     """Decode and check a payload or a slice of whole chunks; accepts one encoding only of what it says.
 
     payload: (chunks, fmt.chunk_bytes) uint8, or its bytes.   chunks: how many are expected, where that is known.
+    first_chunk: the number of the first one, for error messages.
     Raises `WireError` with the rule broken, "codec-1/R1" to "codec-1/R6"; reads and allocates in proportion to what was
     expected at most.
     """
     data = as_chunks(payload, fmt, chunks)
     sparse = _empty_sparse(data.shape[0], fmt.k, data.device)
     for block in chunk_blocks(data.shape[0], data.device, values=8 * fmt.k):
-        indices, codes, negative = _unpack(data[block], fmt, block.start)
+        indices, codes, negative = _unpack(data[block], fmt, first_chunk + block.start)
         sparse.indices[block] = indices
         sparse.codes[block] = codes
         sparse.negative[block] = negative
@@ -185,7 +188,7 @@ def dequantise(sparse: Sparse, level_bias: int) -> Tensor:
     return _value_table(level_bias, sparse.codes.device)[sparse.signed_codes()]
 
 
-def as_chunks(payload: Tensor | bytes | bytearray | memoryview, fmt: ChunkFormat, chunks: int | None = None) -> Tensor:
+def as_chunks(payload: Payload, fmt: ChunkFormat, chunks: int | None = None) -> Tensor:
     """Return bytes as (chunks, fmt.chunk_bytes) uint8, unchecked but for their number: `WireError` codec-1/R1."""
     size = payload.numel() if isinstance(payload, Tensor) else memoryview(payload).nbytes
     expected = size // fmt.chunk_bytes if chunks is None else chunks

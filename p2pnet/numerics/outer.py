@@ -7,7 +7,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from p2pnet.numerics.codec import CHUNK_VALUES, ChunkFormat, Sparse, chunk_blocks, decode
+from p2pnet.numerics.codec import CHUNK_VALUES, ChunkFormat, Payload, Sparse, chunk_blocks, decode
 from p2pnet.numerics.feedback import PPM
 from p2pnet.numerics.levels import LEVELS, check_bias
 
@@ -16,7 +16,7 @@ ALPHA_PPM_MAX: Final = 1 << 32  # as wide as the manifest's field
 
 def apply_result(
     theta: Tensor,
-    result: Sparse | Tensor | bytes | bytearray | memoryview,
+    result: Sparse | Payload,
     fmt: ChunkFormat,
     level_bias: int,
     alpha_ppm: int,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import isqrt
-from typing import Final, TypeAlias
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -23,6 +23,7 @@ from p2pnet.numerics.bits import count_bits
 from p2pnet.numerics.codec import (
     CHUNK_VALUES,
     ChunkFormat,
+    Payload,
     as_bytes,
     as_chunks,
     chunk_blocks,
@@ -37,8 +38,6 @@ WEIGHT_MAX: Final = 8
 LEAF_CHUNKS: Final = 64
 WEIGHT_TIMES_K_MAX: Final = 1 << 20  # see above
 
-Slice: TypeAlias = Tensor | bytes | bytearray | memoryview
-
 
 @dataclass(frozen=True, slots=True)
 class Reduction:
@@ -49,7 +48,7 @@ class Reduction:
 
 
 def reduce_part(
-    slices: Sequence[Slice],
+    slices: Sequence[Payload],
     weights: Sequence[int],
     total_weight: int,
     fmt_in: ChunkFormat,
@@ -67,7 +66,7 @@ def reduce_part(
 
 
 def reduce_leaf(
-    slices: Sequence[Slice],
+    slices: Sequence[Payload],
     weights: Sequence[int],
     clips: Sequence[int],
     total_weight: int,
@@ -81,7 +80,7 @@ def reduce_leaf(
     return _reduce(_same_chunks(slices, fmt_in), weights, clips, total_weight, fmt_in, fmt_out)
 
 
-def squared_norm(piece: Slice, fmt: ChunkFormat) -> int:
+def squared_norm(piece: Payload, fmt: ChunkFormat) -> int:
     """Return the squared length of a slice in level units, exact, from how often each level occurs.
 
     piece: as for `reduce_part`; its indices are not looked at.
@@ -124,9 +123,9 @@ def _reduce(
         sums = torch.zeros((block.stop - block.start, CHUNK_VALUES), dtype=torch.int64, device=device)
         for number, (piece, table) in enumerate(zip(data, tables, strict=True)):
             try:
-                sparse = decode(piece[block], fmt_in)
+                sparse = decode(piece[block], fmt_in, first_chunk=block.start)
             except WireError as error:
-                raise WireError(error.rule, f"input {number}, {block.start} chunks on, {error.detail}") from None
+                raise _of_input(number, error) from None
             values = table[sparse.signed_codes()]
             sums.view(-1).scatter_add_(0, sparse.places().view(-1), values.view(-1))
         output[block] = _encode_sums(sums, CLIP_ONE * total_weight, fmt_out)
@@ -146,11 +145,20 @@ def _encode_sums(sums: Tensor, divisor: int, fmt: ChunkFormat) -> Tensor:
     return pack(indices, codes, (chosen < 0) & (codes > 0), fmt)
 
 
-def _same_chunks(slices: Sequence[Slice], fmt: ChunkFormat) -> list[Tensor]:
+def _same_chunks(slices: Sequence[Payload], fmt: ChunkFormat) -> list[Tensor]:
     if not slices:
         raise ValueError("a part without inputs has no result")
-    first = as_chunks(slices[0], fmt)
-    return [first, *(as_chunks(piece, fmt, first.shape[0]) for piece in slices[1:])]
+    data: list[Tensor] = []
+    for number, piece in enumerate(slices):
+        try:
+            data.append(as_chunks(piece, fmt, data[0].shape[0] if data else None))
+        except WireError as error:
+            raise _of_input(number, error) from None
+    return data
+
+
+def _of_input(number: int, error: WireError) -> WireError:
+    return WireError(error.rule, f"input {number}: {error.detail}")
 
 
 def _check_factors(

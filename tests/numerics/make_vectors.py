@@ -1,0 +1,305 @@
+"""Write protocols/vectors/codec-1 and reduce-1, from `reference.py` and never from p2pnet.
+
+Run `python -m tests.numerics.make_vectors` from the repository's root.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.numerics import reference as ref
+from tests.numerics.reference import CHUNK, Value
+from tests.vectors import VECTORS
+
+Case = dict[str, Any]
+NEGATIVE = 1 << 31
+
+
+def main() -> None:
+    for page, cases in all_cases().items():
+        folder = VECTORS / page
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob("*.json"):
+            stale.unlink()
+        for name, case in cases.items():
+            (folder / f"{name}.json").write_text(json.dumps(case, indent=2) + "\n")
+
+
+def all_cases() -> dict[str, dict[str, Case]]:
+    codec = {**dict(encoded()), **dict(refused()), "levels": levels(), **dict(layouts())}
+    reduce = {**dict(reductions()), **dict(steps())}
+    return {
+        page: {name: {"page": page, **case} for name, case in cases.items()}
+        for page, cases in (("codec-1", codec), ("reduce-1", reduce))
+    }
+
+
+# --- codec-1
+
+
+def noise(seed: int, exponent: int = 112, spread: int = 8) -> Case:
+    return {"noise": {"seed": seed, "exponent": exponent, "spread": spread}}
+
+
+def listed(*patterns: tuple[int, int]) -> Case:
+    return {"listed": [[index, f"{pattern:08x}"] for index, pattern in patterns]}
+
+
+def patterns_of(chunk: Case) -> list[int]:
+    """The 4096 patterns that a case's description of a chunk stands for."""
+    if "noise" in chunk:
+        return ref.noise(chunk["noise"]["seed"], CHUNK, chunk["noise"]["exponent"], chunk["noise"]["spread"])
+    patterns = [0] * CHUNK
+    for index, pattern in chunk["listed"]:
+        patterns[index] = int(pattern, 16)
+    return patterns
+
+
+def encode_case(k: int, *chunks: Case, level_bias: int = 32) -> Case:
+    payload = [ref.encode_chunk(patterns_of(chunk), k, level_bias) for chunk in chunks]
+    case = {"kind": "encode", "valid": True, "k": k, "level_bias": level_bias, "chunks": list(chunks)}
+    case["payload"] = [data.hex() for data in payload]
+    case["first_values"] = [[v.index, v.code * (-1 if v.negative else 1)] for v in ref.read_chunk(payload[0], k)[:8]]
+    return case
+
+
+def encoded() -> Iterator[tuple[str, Case]]:
+    one, two = ref.to_pattern(1.0), ref.to_pattern(2.0)
+    for k in (8, 13, 64, 96, 100, 1024):
+        yield f"noise-k{k}", encode_case(k, noise(k))
+    yield "two-chunks", encode_case(16, noise(1), noise(2, spread=1))
+    yield "wide-exponents", encode_case(64, noise(3, exponent=90, spread=64), level_bias=32)
+    yield "zeros", encode_case(8, listed())
+    yield "fewer-values-than-k", encode_case(8, listed((2, one), (700, one | NEGATIVE), (4095, two)))
+    yield "one-value", encode_case(8, listed((3, one | NEGATIVE)))
+    yield "ties", encode_case(8, listed(*((index, one | NEGATIVE * (index % 2)) for index in range(40, 4000, 40))))
+    yield "two-magnitudes", encode_case(8, listed(*((index, (one, two)[index % 3 == 0]) for index in range(5, 13))))
+    yield "negative-zeros", encode_case(8, listed(*((index, NEGATIVE) for index in range(100)), (50, one)))
+    yield "subnormals", encode_case(8, listed(*((7 * index, 1 << index) for index in range(1, 12))), level_bias=129)
+    yield "one-subnormal-bit", encode_case(8, listed((9, 1)), level_bias=129)
+    yield "largest-float", encode_case(8, listed((9, 0x7F7FFFFF), (10, 0xFF7FFFFF)), level_bias=0)
+    yield "above-the-last-level", encode_case(8, listed(*((index, two + index) for index in range(8))), level_bias=64)
+    yield "below-the-first-level", encode_case(8, listed(*((index, one + index) for index in range(8))), level_bias=0)
+    half = ref.to_pattern(4.5)  # half of level code 1 with bias 0: a tie between zero and it, and ties go down
+    yield "half-of-the-first-level", encode_case(8, listed(*((index, half) for index in range(8))), level_bias=0)
+    yield "over-half-of-the-first-level", encode_case(8, listed(*((i, half + 1) for i in range(8))), level_bias=0)
+    for name, pattern in (("not-a-number", 0x7FC00000), ("infinity", 0xFF800000)):
+        chunks = [listed((5, one)), listed((5, one), (4000, pattern))]
+        yield (
+            name,
+            {
+                "kind": "encode",
+                "valid": False,
+                "rule": "codec-1/R7",
+                "k": 8,
+                "level_bias": 32,
+                "chunks": chunks,
+            },
+        )
+
+
+def honest(k: int = 8, step: int = 100) -> list[Value]:
+    return [Value(step * i + i % 3, (200, 210)[i % 2], i % 4 == 1) for i in range(k)]
+
+
+def refused() -> Iterator[tuple[str, Case]]:
+    def case(rule: str, data: bytes, k: int = 8) -> Case:
+        with pytest.raises(ref.RefusedError, match=f"codec-1/{rule}"):
+            ref.read(data, k)
+        return {"kind": "decode", "valid": False, "rule": f"codec-1/{rule}", "k": k, "payload": data.hex()}
+
+    good = ref.write_chunk(honest())
+    low, upper, signs, magnitudes, _ = ref.section_bytes(8)
+
+    def changed(byte: int, xor: int, data: bytes = good) -> bytes:
+        return data[:byte] + bytes([data[byte] ^ xor]) + data[byte + 1 :]
+
+    first_of_levels = low + upper + signs + magnitudes
+    yield "truncated", case("R1", good[:-1])
+    yield "trailing-byte", case("R1", good + b"\0")
+    yield "another-k", case("R1", good, k=16)
+    ones = int.from_bytes(good[low : low + upper], "little")
+    yield "index-missing", case("R2", good[:low] + (ones & ones - 1).to_bytes(upper, "little") + good[low + upper :])
+    yield "index-too-many", case("R2", good[:low] + (ones | 1 << 12).to_bytes(upper, "little") + good[low + upper :])
+    yield "no-index", case("R2", bytes(len(good)))
+    # A last index of 4096: its one is in the last bit of the upper word, which no index below 4096 reaches.
+    yield "index-beyond-the-chunk", case("R3", ref.write_chunk([*honest()[:-1], Value(4096, 210, False)]))
+    odd = ref.write_chunk(honest(25, 90))
+    sizes = ref.section_bytes(25)
+    ends = [sum(sizes[: i + 1]) - 1 for i in range(4)]
+    for name, end in zip(("low-fields", "upper-word", "signs", "magnitudes"), ends, strict=True):
+        if name != "upper-word":  # there a second one would be counted first
+            yield f"padding-in-{name}", case("R3", changed(end, 0x80, odd), k=25)
+    values = honest()
+    repeated = ref.write_chunk([*values[:3], values[3]._replace(index=202), *values[4:]])
+    yield "repeated-index", case("R4", repeated)
+    swapped = [*values[:2], values[2]._replace(index=2), values[3]._replace(index=1), *values[4:]]
+    swapped = [value._replace(index=index) for value, index in zip(swapped, (0, 3, 2, 4, 5, 6, 7, 8), strict=True)]
+    yield "unsorted-index", case("R4", ref.write_chunk(swapped))
+    yield "levels-out-of-order", case("R5", ref.write_chunk(values, levels=(210, 200)))
+    yield "equal-levels-with-magnitude-bits", case("R5", changed(first_of_levels, 200 ^ 210))
+    same = [value._replace(code=200) for value in values]
+    yield "high-level-unused", case("R5", ref.write_chunk(same, levels=(200, 210)))
+    yield "low-level-unused", case("R5", ref.write_chunk(same, levels=(199, 200)))
+    yield "negative-zero", case("R6", ref.write_chunk([Value(10 * i, (0, 9)[i % 2], i == 4) for i in range(8)]))
+    yield "second-chunk-repeats-an-index", case("R4", good + repeated)
+
+
+def levels() -> Case:
+    nearest = [[0, 1], [9, 2], [10, 2], [19, 2], [21, 2], [63, 4], [31, 1], [33, 1], [35, 1], [ref.level(255) + 1, 1]]
+    return {
+        "kind": "levels",
+        "valid": True,
+        "integers": [ref.level(code) for code in range(256)],
+        "nearest": [[*ratio, ref.nearest_code(ref.Fraction(*ratio))] for ratio in nearest],
+    }
+
+
+def layouts() -> Iterator[tuple[str, Case]]:
+    def case(table: dict[str, list[int]], slots: list[list[Any]], chunks: int) -> Case:
+        return {"kind": "layout", "valid": True, "table": table, "slots": slots, "chunks": chunks}
+
+    # Written by hand: name, first chunk, place in it, values.
+    table: dict[str, list[int]] = {
+        "b.bias": [10],
+        "b.weight": [64, 65],
+        "a.weight": [64, 64],
+        "a.scale": [],
+        "c": [4095],
+    }
+    slots = [
+        ["a.weight", 0, 0, 4096],
+        ["b.weight", 1, 0, 4160],
+        ["a.scale", 3, 0, 1],
+        ["b.bias", 3, 1, 10],
+        ["c", 3, 11, 4095],
+    ]
+    yield "layout", case(table, slots, 5)
+    yield (
+        "layout-of-small-tensors",
+        case({"z": [2, 2], "Z": [3], "é": [1]}, [["Z", 0, 0, 3], ["z", 0, 3, 4], ["é", 0, 7, 1]], 1),
+    )
+
+
+# --- reduce-1
+
+
+def reductions() -> Iterator[tuple[str, Case]]:
+    def case(slices: list[bytes], weights: list[int], total: int, k: int, k_out: int) -> Case:
+        output, clips = ref.reduce(slices, weights, total, k, k_out)
+        size = sum(ref.section_bytes(k_out))
+        return {
+            "kind": "reduce",
+            "valid": True,
+            "k": k,
+            "k_result": k_out,
+            "slices": [data.hex() for data in slices],
+            "weights": weights,
+            "total_weight": total,
+            "clips": clips,
+            "output": [output[start : start + size].hex() for start in range(0, len(output), size)],
+        }
+
+    def update(seed: int, k: int = 16, chunks: int = 2, exponent: int = 112) -> bytes:
+        return b"".join(ref.encode_chunk(ref.noise(10 * seed + i, exponent=exponent), k, 32) for i in range(chunks))
+
+    def said(*values: tuple[int, int]) -> bytes:
+        """A chunk of k = 8 with these (index, signed code)."""
+        return ref.write_chunk([Value(index, abs(code), code < 0) for index, code in values])
+
+    updates = [update(seed) for seed in range(1, 6)]
+    yield "one-member", case(updates[:1], [1], 1, 16, 32)
+    yield "five-members", case(updates, [1, 1, 1, 1, 1], 5, 16, 32)
+    yield "weights", case(updates[:3], [8, 1, 3], 12, 16, 32)
+    yield "half-of-the-roster-missing", case(updates[:3], [1, 2, 1], 8, 16, 32)
+    yield "larger-result", case([update(7, k=8), update(8, k=8)], [1, 1], 2, 8, 100)
+    yield "smaller-result", case(updates[:4], [1, 1, 1, 1], 4, 16, 8)
+    yield "loud-member", case([*updates[:3], update(9, exponent=115)], [1, 1, 1, 1], 4, 16, 32)
+    yield "deafening-member", case([*updates[:3], update(9, exponent=125)], [1, 1, 1, 1], 4, 16, 32)
+    silent = ref.encode_chunk([0] * CHUNK, 16, 32) * 2
+    yield "silent-member", case([silent, updates[1], update(9, exponent=113)], [1, 1, 1], 3, 16, 32)
+    yield "all-silent", case([silent, silent], [1, 1], 2, 16, 32)
+    plus = said(*((10 * i, 100) for i in range(8)))
+    minus = said(*((10 * i, -100) for i in range(8)))
+    yield "cancelling", case([plus, minus], [1, 1], 2, 8, 16)
+    yield "equal-sums", case([plus, said(*((5 + 10 * i, 100) for i in range(8)))], [1, 1], 2, 8, 12)
+    tiny = said(*((4095 - 9 * (7 - i), 1) for i in range(8)))
+    yield "below-the-first-level", case([tiny], [1], 8, 8, 16)
+    yield "largest-sums", case([said(*((i, 255) for i in range(8)))] * 4, [8] * 4, 32, 8, 8)
+
+
+def steps() -> Iterator[tuple[str, Case]]:
+    def hexes(patterns: list[int]) -> list[str]:
+        return [f"{pattern:08x}" for pattern in patterns]
+
+    e, delta = ref.noise(1, 24, 100, 40), ref.noise(2, 24, 100, 40)
+    e += [0, NEGATIVE, 1, 0x00800000, 3, 0x3F800000]
+    delta += [NEGATIVE, NEGATIVE, 2, 0x80800001, 0x80000001, 0xBF733333]
+    yield (
+        "accumulate",
+        {
+            "kind": "accumulate",
+            "valid": True,
+            "e": hexes(e),
+            "delta": hexes(delta),
+            "a": {str(beta): hexes(ref.accumulate(e, delta, beta)) for beta in (0, 1, 900_000, 950_000, 1_000_000)},
+        },
+    )
+    k, k_out, bias = 16, 32, 32
+    mine, other = ref.noise(21), ref.noise(22)
+    payloads = [ref.encode_chunk(patterns, k, bias) for patterns in (mine, other)]
+    result, _ = ref.reduce(payloads, [1, 1], 2, k, k_out)
+    sent, decided = ref.read_chunk(payloads[0], k), ref.read_chunk(result, k_out)
+    for name, named in (("residual", True), ("residual-not-named", False)):
+        after = ref.residual(mine, sent, decided, named, bias)
+        yield (
+            name,
+            {
+                "kind": "residual",
+                "valid": True,
+                "k": k,
+                "k_result": k_out,
+                "level_bias": bias,
+                "a": noise(21),
+                "payload": payloads[0].hex(),
+                "result": result.hex(),
+                "named": int(named),
+                "changed": [[i, f"{after[i]:08x}"] for i in range(CHUNK) if after[i] != mine[i]],
+            },
+        )
+    theta = ref.noise(23, exponent=108, spread=16)
+    for alpha in (650_000, 1_000_000):
+        after = ref.apply(theta, decided, bias, alpha)
+        yield (
+            f"apply-{alpha}",
+            {
+                "kind": "apply",
+                "valid": True,
+                "k_result": k_out,
+                "level_bias": bias,
+                "alpha_ppm": alpha,
+                "theta": noise(23, 108, 16),
+                "result": result.hex(),
+                "changed": [[i, f"{after[i]:08x}"] for i in range(CHUNK) if after[i] != theta[i]],
+            },
+        )
+    chunks = [noise(31), noise(32)]
+    values = [pattern for chunk in chunks for pattern in patterns_of(chunk)]
+    yield (
+        "state",
+        {
+            "kind": "state",
+            "valid": True,
+            "chunks": chunks,
+            "checksum": str(ref.checksum(values)),  # too large for a JSON number in some languages
+            "state_sha256": ref.state_sha256({"a": values}).hex(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

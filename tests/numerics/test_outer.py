@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from p2pnet.errors import WireError
+from p2pnet.numerics.codec import ChunkFormat, encode
+from p2pnet.numerics.outer import apply_result
+from tests.numerics import reference
+from tests.numerics.samples import KINDS, biases, chunks_of, made_up, patterns, values_of
+from tests.vectors import vectors
+
+
+@pytest.mark.parametrize("vector", vectors("reduce-1", "apply"))
+def test_the_vectors_hold(vector: dict[str, Any], device: torch.device) -> None:
+    theta = chunks_of([vector["theta"]]).to(device)
+    before = patterns(theta)
+    fmt = ChunkFormat(vector["k_result"])
+    apply_result(theta, bytes.fromhex(vector["result"]), fmt, vector["level_bias"], vector["alpha_ppm"])
+    after = patterns(theta)
+    assert [[i, f"{after[i]:08x}"] for i in range(4096) if after[i] != before[i]] == vector["changed"]
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    kind=st.sampled_from(KINDS),
+    bias=biases,
+    alpha_ppm=st.one_of(st.integers(0, 2_000_000), st.just(2**32)),
+)
+def test_a_step_is_one_subtraction_in_float64_and_one_rounding(seed: int, kind: str, bias: int, alpha_ppm: int) -> None:
+    theta = made_up("wide", seed, 2)
+    result = encode(made_up(kind, seed + 1, 2), ChunkFormat(40), bias)
+    rows = zip(theta, values_of(result.sent), strict=True)
+    expected = [reference.apply(patterns(row), values, bias, alpha_ppm) for row, values in rows]
+    apply_result(theta, result.payload, ChunkFormat(40), bias, alpha_ppm)
+    assert [patterns(row) for row in theta] == expected
+
+
+def test_only_what_the_result_selects_is_touched() -> None:
+    theta = torch.full((1, 4096), -0.0)
+    theta[0, 10] = float("nan")  # not a number of ours, but it shows that it is not read
+    update = torch.zeros(1, 4096)
+    update[0, 4000] = 0.5
+    apply_result(theta, encode(update, ChunkFormat(8), 32).payload, ChunkFormat(8), 32, 1_000_000)
+    assert theta[0, 4000] == -0.5
+    theta[0, 4000] = -0.0
+    assert patterns(theta).count(0x80000000) == 4095
+
+
+def test_all_of_theta_moves_in_blocks_of_any_number(threads: int) -> None:
+    theta, update = made_up("normal", 1, 3000), made_up("normal", 2, 3000)
+    result = encode(update, ChunkFormat(64), 32)
+    whole = theta.clone()
+    apply_result(whole, result.payload, ChunkFormat(64), 32, 900_000)
+    for chunk in (0, 1023, 1024, 2047, 2999):
+        one = theta[chunk : chunk + 1].clone()
+        apply_result(one, result.payload[chunk], ChunkFormat(64), 32, 900_000)
+        assert one[0].equal(whole[chunk])
+    assert int((whole != theta).sum()) == 3000 * 64
+
+
+def test_a_malformed_result_moves_nothing() -> None:
+    theta = made_up("normal", 1, 2)
+    before = theta.clone()
+    payload = encode(theta, ChunkFormat(64), 32).payload
+    payload[1, 50] ^= 1
+    with pytest.raises(WireError, match="codec-1/R2"):
+        apply_result(theta, payload, ChunkFormat(64), 32, 1_000_000)
+    with pytest.raises(WireError, match="codec-1/R1"):
+        apply_result(theta, payload[:1], ChunkFormat(64), 32, 1_000_000)
+    assert theta.equal(before)
+
+
+def test_a_result_of_other_shape_is_our_own_mistake() -> None:
+    theta = made_up("normal", 1, 2)
+    other = encode(theta[:1], ChunkFormat(64), 32).sent
+    with pytest.raises(ValueError, match="shape"):
+        apply_result(theta, other, ChunkFormat(64), 32, 1_000_000)
+    with pytest.raises(ValueError, match="alpha_ppm"):
+        apply_result(theta[:1], other, ChunkFormat(64), 32, -1)

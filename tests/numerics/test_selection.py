@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from p2pnet.numerics.selection import largest_indices, lloyd_levels
+from tests.numerics import reference
+from tests.numerics.samples import made_up_chunks, sizes
+
+
+def ranked(magnitudes: Tensor, k: int) -> list[list[int]]:
+    return [reference.largest(row, k) for row in magnitudes.tolist()]
+
+
+@given(values=made_up_chunks, k=sizes)
+def test_the_largest_are_those_of_a_stable_sort(values: Tensor, k: int) -> None:
+    bits = values.view(torch.int32) & 0x7FFFFFFF
+    assert largest_indices(bits, k).tolist() == ranked(bits, k)
+
+
+@given(seed=st.integers(0, 2**32), k=sizes, limit=st.sampled_from([1, 2, 5, 100, 2**52]), share=st.floats(0, 0.1))
+def test_the_largest_sums_too(seed: int, k: int, limit: int, share: float) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    sums = torch.randint(0, limit, (2, 4096), generator=rng) * (torch.rand((2, 4096), generator=rng) < share)
+    assert largest_indices(sums, k).tolist() == ranked(sums, k)
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
+def test_zeros_are_filled_up_from_the_lowest_free_index(dtype: torch.dtype, device: torch.device) -> None:
+    row = torch.zeros((1, 4096), dtype=dtype, device=device)
+    row[0, [1, 3, 4000]] = 7
+    assert largest_indices(row, 8).tolist() == [[0, 1, 2, 3, 4, 5, 6, 4000]]
+
+
+@given(
+    rows=st.integers(1, 64).flatmap(
+        lambda k: st.lists(st.lists(st.integers(0, 2**52), min_size=k, max_size=k), min_size=1, max_size=4)
+    )
+)
+def test_lloyd_levels_are_those_of_python_integers(rows: list[list[int]]) -> None:
+    low, high = lloyd_levels(torch.tensor(rows))
+    assert list(zip(low.tolist(), high.tolist(), strict=True)) == [reference.lloyd(row) for row in rows]
+
+
+def test_a_zero_among_the_values_keeps_the_low_level_at_zero() -> None:
+    low, high = lloyd_levels(torch.tensor([[0, 90, 100, 110], [1, 90, 100, 110], [0, 0, 0, 0]]))
+    assert (low.tolist(), high.tolist()) == ([0, 1, 0], [100, 100, 0])
+
+
+def test_the_largest_sums_that_are_allowed_do_not_overflow() -> None:
+    largest = 15 * 2**39 * (2**20 // 1024)  # reduce.py: W * k' = 2^20 at k' = 1024
+    low, high = lloyd_levels(torch.full((1, 1024), largest))
+    assert (low.item(), high.item()) == (largest, largest)
