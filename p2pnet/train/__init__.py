@@ -1,0 +1,1 @@
+"""Learn: tasks, data, the learner that owns the parameters. Knows no network."""
