@@ -1,0 +1,282 @@
+"""The state of one peer's training: theta, what all peers agree on, and e, what this one still has to say.
+
+Memory beyond the user's model and optimizer: two float32 copies of the trained parameters. The accumulator a takes the
+place of e when a round is encoded, and the local model is the third copy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from p2pnet.errors import ConfigError, NotFiniteError
+from p2pnet.numerics.codec import ChunkFormat, Sparse, as_bytes, as_chunks, decode, encode, pack
+from p2pnet.numerics.feedback import PPM, accepted, accumulate, residual
+from p2pnet.numerics.layout import Layout
+from p2pnet.numerics.outer import apply_result
+from p2pnet.numerics.reduce import LEAF_CHUNKS
+from p2pnet.numerics.state import checksum, state_sha256
+from p2pnet.train.storage import check_tensors, dump_tensors, list_some, parse_tensors, read_tensors, write_tensors
+from p2pnet.wire.manifest import ParameterRow
+
+# A local value beyond this counts as infinite. Then no sum can overflow, however long a swarm runs: a delta, scaled by
+# H / steps <= 2^17, is under 2^82, and a with beta = 1 gains at most that in each of 2^32 rounds.
+VALUE_MAX = 2.0**64
+SCALE_MAX = 1 << 17
+FORMAT = "p2pnet-learner-1"
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a peer commits to in a round."""
+
+    payload: bytes  # Learner.payload_bytes
+    checksum: int  # 64 bits, of theta at the start of the round
+
+
+class Learner:
+    """The parameters of a model between the swarm and the training loop around it.
+
+    A round: the loop trains the model; `encode`; then one of `apply` (decided with a result) and `void`. Both leave the
+    model at theta. A round without an update of one's own (skipped, missed) is an `apply` or `void` without `encode`.
+    Only trained parameters take part, tied ones once, under the first of their names; buffers stay local.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, k: int, k_result: int, level_bias: int, alpha_ppm: int, beta_ppm: int
+    ) -> None:
+        """Take the model's parameters as theta.   k, k_result, level_bias: codec-1.   alpha, beta: millionths.
+
+        Raises ConfigError when the model has no trained parameter, or one that is not a real floating-point tensor.
+        """
+        if alpha_ppm < 0 or not 0 <= beta_ppm <= PPM:
+            raise ValueError(f"alpha_ppm is {alpha_ppm}, beta_ppm is {beta_ppm} (0..{PPM})")
+        named = dict(model.named_parameters())  # each tensor once
+        self._model = model
+        self._trained = {name: named[name] for name in sorted(named) if named[name].requires_grad}
+        self._frozen = {name: named[name] for name in sorted(named) if not named[name].requires_grad}
+        if not self._trained:
+            raise ConfigError("model: no parameter is trained (requires_grad)")
+        if odd := [f"{name} is {p.dtype}" for name, p in self._trained.items() if not p.is_floating_point()]:
+            raise ConfigError(f"model: trained parameters must be real floating-point numbers: {list_some(odd)}")
+        self._format = ChunkFormat(k)
+        self._format_result = ChunkFormat(k_result)
+        self._level_bias = level_bias
+        self._alpha_ppm = alpha_ppm
+        self._beta_ppm = beta_ppm
+        self._layout = Layout((name, tuple(p.shape)) for name, p in self._trained.items())
+        device = next(iter(self._trained.values())).device
+        self._theta = self._layout.gather(self._trained, self._layout.empty(device))  # (chunks, 4096) float32
+        self._e = self._layout.empty(device)  # (chunks, 4096) float32; from encode to apply or void it holds a
+        self._sent: Sparse | None = None  # what I sent of a
+        self._decayed = False  # whether beta was applied since the last decided result
+
+    @property
+    def params(self) -> int:
+        """Trained values, tied ones once."""
+        return self._layout.params
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of 4096 values."""
+        return self._layout.chunks
+
+    @property
+    def leaves(self) -> int:
+        """Leaves of 64 chunks; the last may be shorter."""
+        return -(-self.chunks // LEAF_CHUNKS)
+
+    @property
+    def payload_bytes(self) -> int:
+        """Size of every payload."""
+        return self._format.payload_bytes(self.chunks)
+
+    @property
+    def result_bytes(self) -> int:
+        """Size of every result."""
+        return self._format_result.payload_bytes(self.chunks)
+
+    @property
+    def pending(self) -> bool:
+        """Whether an update was encoded whose round is not over."""
+        return self._sent is not None
+
+    def parameter_table(self) -> tuple[ParameterRow, ...]:
+        """Return the manifest's rows for this model, by name, frozen parameters included."""
+        rows = [(name, p, 1) for name, p in self._trained.items()] + [(name, p, 0) for name, p in self._frozen.items()]
+        return tuple(
+            ParameterRow(name, str(p.dtype).removeprefix("torch."), tuple(p.shape), trained)
+            for name, p, trained in sorted(rows, key=lambda row: row[0])
+        )
+
+    def check_table(self, table: Iterable[ParameterRow]) -> None:
+        """Raise ConfigError that lists what differs between the manifest's table and this model.
+
+        Names, shapes and what is trained must agree. The dtype need not: theta is float32 for everybody.
+        """
+        ours, theirs = ({row.name: row for row in rows} for rows in (self.parameter_table(), table))
+        differing = [
+            f"{name}: the swarm has {_describe(theirs.get(name))}, the model {_describe(ours.get(name))}"
+            for name in sorted(ours.keys() | theirs.keys())
+            if _describe(ours.get(name)) != _describe(theirs.get(name))
+        ]
+        if differing:
+            raise ConfigError(f"model: {len(differing)} parameters differ from the swarm's: {list_some(differing)}")
+
+    @torch.no_grad()
+    def encode(self, steps: int, h_steps: int) -> Update:
+        """End the training of a round: a = beta * e + (theta - local) * h_steps / steps, and its largest values.
+
+        steps: inner steps taken, at least 1.   h_steps: the swarm's H. The scale is float32(h_steps / steps), and each
+        operation is rounded to float32. Raises NotFiniteError when the local model holds NaN, infinity or a value
+        beyond 2^64; then the model is back at theta and e is as it was.
+        """
+        if self._sent is not None:
+            raise ValueError("an update is pending: apply or void its round first")
+        if steps < 1 or not 0 < h_steps / steps <= SCALE_MAX:
+            raise ValueError(f"{steps} steps of {h_steps}")
+        self._refuse_not_finite()
+        scale = torch.tensor(h_steps / steps, dtype=torch.float32).item()
+        beta_ppm = PPM if self._decayed else self._beta_ppm
+        e = self._layout.views(self._e)
+        for name, start in self._layout.views(self._theta).items():
+            delta = _subtract(start, self._trained[name])
+            if steps != h_steps:
+                delta.mul_(scale)
+            accumulate(e[name], delta, beta_ppm, out=e[name])
+        self._decayed = True
+        encoded = encode(self._e, self._format, self._level_bias)
+        self._sent = encoded.sent
+        return Update(as_bytes(encoded.payload), self.checksum())
+
+    @torch.no_grad()
+    def apply(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
+        """Take over a decided result: theta moves, e loses what was accepted of my update, the model is set to theta.
+
+        result: `result_bytes`, all parts in order.   named: for each leaf whether its part's inputs name me; None: none
+        does. Without a pending update it says nothing. beta is applied once per decided result, here when no `encode`
+        did. Raises WireError for a malformed result; then nothing has changed.
+        """
+        if named is not None and len(named) != self.leaves:
+            raise ValueError(f"{len(named)} leaves named, there are {self.leaves}")
+        device = self._theta.device
+        chunks = as_chunks(result, self._format_result, self.chunks).to(device)
+        decided = decode(chunks, self._format_result, self.chunks)
+        if self._sent is not None and named is not None:
+            mine = torch.tensor(named, dtype=torch.bool, device=device).repeat_interleave(LEAF_CHUNKS)[: self.chunks]
+            residual(self._e, self._sent, accepted(self._sent, decided, mine), self._level_bias, out=self._e)
+        elif not self._decayed:
+            accumulate(self._e, torch.zeros((), device=device), self._beta_ppm, out=self._e)
+        self._sent = None
+        self._decayed = False
+        apply_result(self._theta, decided, self._format_result, self._level_bias, self._alpha_ppm)
+        self._restore()
+
+    def void(self) -> None:
+        """End a round without a result: e = a, the model is set to theta. beta stays applied (once per result)."""
+        self._sent = None
+        self._restore()
+
+    def checksum(self) -> int:
+        """Return the 64-bit checksum of theta that a commit carries."""
+        return checksum(self._theta)
+
+    def state_sha256(self) -> bytes:
+        """Return the SHA-256 over theta, and frozen parameters as float32, in the order of their names."""
+        frozen = {name: p.detach().to(torch.float32) for name, p in self._frozen.items()}
+        return state_sha256(self._layout.views(self._theta) | frozen)
+
+    def initial_bytes(self) -> bytes:
+        """Return theta as a safetensors file; its SHA-256 is the manifest's `initial`."""
+        return dump_tensors(self._layout.views(self._theta))
+
+    def load_initial(self, data: bytes) -> None:
+        """Start anew from a safetensors file of theta. Raises ConfigError when it does not fit; nothing has changed."""
+        tensors = parse_tensors(data, "initial parameters")
+        expected = {name: (torch.float32, tuple(p.shape)) for name, p in self._trained.items()}
+        check_tensors(tensors, expected, "initial parameters")
+        self._layout.gather(tensors, self._theta)
+        self._e.zero_()
+        self._sent, self._decayed = None, False
+        self._restore()
+
+    def save(self, path: Path, notes: Mapping[str, str]) -> None:
+        """Write theta, e and a pending update, in one atomic step.   notes: the caller's, such as round and lineage.
+
+        Raises ConfigError when the file cannot be written.
+        """
+        tensors = {"theta": self._theta, "e": self._e}
+        if self._sent is not None:
+            sent = self._sent
+            tensors["payload"] = pack(sent.indices.long(), sent.codes.long(), sent.negative, self._format)
+        own = {"format": FORMAT, "table": self._table_sha256(), "decayed": str(int(self._decayed))}
+        if clash := own.keys() & notes.keys():
+            raise ValueError(f"the notes {sorted(clash)} are the learner's own")
+        write_tensors(path, tensors, own | dict(notes))
+
+    def load(self, path: Path) -> dict[str, str]:
+        """Go on from a saved file, return its notes; raises ConfigError, and changes nothing, when it does not fit."""
+        tensors, metadata = read_tensors(path)
+        if (found := metadata.pop("format", "none")) != FORMAT:
+            raise ConfigError(f"{path}: its format is {found!r}, expected {FORMAT!r}")
+        if metadata.pop("table", "") != self._table_sha256():
+            raise ConfigError(f"{path}: saved from a model with other parameters")
+        payload = tensors.pop("payload", None)
+        expected = dict.fromkeys(("theta", "e"), (torch.float32, tuple(self._theta.shape)))
+        check_tensors(tensors, expected, str(path))
+        try:
+            device = self._theta.device
+            sent = None if payload is None else decode(payload.to(device), self._format, self.chunks)
+        except ValueError as error:
+            raise ConfigError(f"{path}: the pending update is damaged: {error}") from error
+        self._sent = sent
+        self._theta.copy_(tensors["theta"])
+        self._e.copy_(tensors["e"])
+        self._decayed = metadata.pop("decayed", "0") == "1"
+        self._restore()
+        return metadata
+
+    def export(self, path: Path) -> None:
+        """Write the model for use elsewhere: theta, frozen parameters and buffers by name, as safetensors."""
+        lasting = self._model.state_dict(keep_vars=True).keys()
+        buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in lasting}
+        tensors = {**self._layout.views(self._theta), **self._frozen, **buffers}
+        write_tensors(path, {name: tensor.detach().clone() for name, tensor in tensors.items()}, {"format": "pt"})
+
+    def _restore(self) -> None:
+        self._layout.scatter_into(self._theta, self._trained)
+
+    def _refuse_not_finite(self) -> None:
+        device = self._theta.device
+        extremes = [torch.stack(torch.aminmax(p.detach())).to(device, torch.float32) for p in self._trained.values()]
+        fine = torch.stack(extremes).abs().amax(1) <= VALUE_MAX  # False for NaN, which aminmax passes on
+        if not bool(fine.all()):
+            names = [name for name, good in zip(self._trained, fine.tolist(), strict=True) if not good]
+            self._restore()
+            raise NotFiniteError(f"NaN, infinity or a value beyond 2^64 in the local model: {list_some(names, 5)}")
+
+    def _table_sha256(self) -> str:
+        rows = [(row.name, row.shape) for row in self.parameter_table() if row.trained]
+        return sha256(repr((rows, self._format.k)).encode()).hexdigest()
+
+
+def _subtract(start: Tensor, local: Tensor) -> Tensor:
+    """Return start - local as a new float32 tensor. start: a view of theta; local: the parameter, of any float dtype.
+
+    The local model began at theta rounded to its dtype, and that is what its change is measured from.
+    """
+    if local.dtype == torch.float32:
+        return start - local.to(start.device)
+    wide = torch.promote_types(local.dtype, torch.float32)
+    return (start.to(local.dtype).to(wide) - local.to(start.device, wide)).to(torch.float32)
+
+
+def _describe(row: ParameterRow | None) -> str:
+    if row is None:
+        return "none"
+    return f"{list(row.shape)} {'trained' if row.trained else 'frozen'}"

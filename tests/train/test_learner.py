@@ -1,0 +1,394 @@
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from p2pnet.errors import ConfigError, NotFiniteError, WireError
+from p2pnet.numerics.codec import ChunkFormat, decode, dequantise, encode
+from p2pnet.numerics.levels import LEVEL_BIAS_DEFAULT
+from p2pnet.numerics.reduce import reduce_part
+from p2pnet.train.learner import Learner
+from p2pnet.train.storage import dump_tensors, parse_tensors, read_tensors
+from p2pnet.wire.manifest import ParameterRow
+
+K, K_RESULT = 64, 128
+BETA = 0.5
+
+
+class Net(nn.Module):
+    """Two large tensors, two small ones, a buffer; the head is the embedding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(70, 64)  # 4480 values: two chunks
+        self.layer = nn.Linear(64, 64)
+        self.norm = nn.BatchNorm1d(64)
+        self.head = nn.Linear(64, 70, bias=False)
+        self.head.weight = self.embedding.weight
+
+
+def make_net(seed: int = 0) -> Net:
+    torch.manual_seed(seed)
+    return Net()
+
+
+def make_learner(net: nn.Module, beta_ppm: int = int(BETA * 1e6)) -> Learner:
+    return Learner(net, k=K, k_result=K_RESULT, level_bias=LEVEL_BIAS_DEFAULT, alpha_ppm=1_000_000, beta_ppm=beta_ppm)
+
+
+@torch.no_grad()
+def train(net: nn.Module, seed: int, size: float = 1e-3) -> dict[str, torch.Tensor]:
+    """Move every trained parameter by a random amount; return the amounts."""
+    generator = torch.Generator().manual_seed(seed)
+    moved = {}
+    for name, p in net.named_parameters():
+        if p.requires_grad:
+            moved[name] = size * torch.randn(p.shape, generator=generator)
+            p.add_(moved[name].to(p.dtype))
+    return moved
+
+
+def decide(*payloads: bytes) -> bytes:
+    formats = ChunkFormat(K), ChunkFormat(K_RESULT)
+    return reduce_part(payloads, [8] * len(payloads), 8 * len(payloads), *formats).output
+
+
+def values(net: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in net.named_parameters()}
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_sizes_follow_from_the_trained_parameters_tied_ones_once() -> None:
+    learner = make_learner(make_net())
+    assert learner.params == 70 * 64 + 64 * 64 + 64 + 2 * 64
+    assert learner.chunks == 2 + 1 + 1
+    assert learner.leaves == 1
+    assert learner.payload_bytes == 4 * 82
+    assert learner.result_bytes == 4 * ChunkFormat(K_RESULT).chunk_bytes
+
+
+def test_the_table_names_each_parameter_once_with_dtype_shape_and_whether_it_is_trained() -> None:
+    net = make_net()
+    net.layer.bias.requires_grad_(False)
+    net.norm.weight.data = net.norm.weight.data.bfloat16()
+    assert make_learner(net).parameter_table() == (
+        ParameterRow("embedding.weight", "float32", (70, 64), 1),
+        ParameterRow("layer.bias", "float32", (64,), 0),
+        ParameterRow("layer.weight", "float32", (64, 64), 1),
+        ParameterRow("norm.bias", "float32", (64,), 1),
+        ParameterRow("norm.weight", "bfloat16", (64,), 1),
+    )
+
+
+def test_a_table_of_another_model_is_refused_with_every_difference() -> None:
+    learner = make_learner(make_net())
+    rows = {row.name: row for row in learner.parameter_table()}
+    learner.check_table(rows.values())
+    rows["norm.weight"] = ParameterRow("norm.weight", "bfloat16", (64,), 1)
+    learner.check_table(rows.values())  # in what precision a peer trains is its own business
+    rows["layer.bias"] = ParameterRow("layer.bias", "float32", (65,), 1)
+    rows["extra"] = ParameterRow("extra", "float32", (1, 2), 0)
+    del rows["norm.bias"]
+    with pytest.raises(ConfigError) as caught:
+        learner.check_table(rows.values())
+    assert str(caught.value) == (
+        "model: 3 parameters differ from the swarm's: extra: the swarm has [1, 2] frozen, the model none; "
+        "layer.bias: the swarm has [65] trained, the model [64] trained; "
+        "norm.bias: the swarm has none, the model [64] trained"
+    )
+
+
+def test_a_model_without_trained_or_with_complex_parameters_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no parameter is trained"):
+        make_learner(nn.Linear(2, 2).requires_grad_(False))
+    with pytest.raises(ConfigError, match=r"weight is torch.complex64"):
+        make_learner(nn.Linear(2, 2, bias=False, dtype=torch.complex64))
+
+
+def test_an_update_says_how_far_the_model_moved_and_leaves_it_there() -> None:
+    net = make_net()
+    learner = make_learner(net)
+    start = values(net)
+    train(net, seed=1)
+    trained = values(net)
+    update = learner.encode(steps=5, h_steps=5)
+    assert len(update.payload) == learner.payload_bytes
+    assert update.checksum == learner.checksum()
+    assert same(values(net), trained)
+    sent = decode(update.payload, ChunkFormat(K), learner.chunks)
+    delta = (start["layer.weight"] - trained["layer.weight"]).flatten()
+    largest = delta.abs().topk(K).indices.sort().values
+    assert torch.equal(sent.indices[2].long(), largest)
+    assert torch.equal(sent.negative[2], delta[largest] < 0)
+
+
+def test_an_update_of_fewer_steps_counts_as_a_whole_one() -> None:
+    updates = []
+    for size, steps in ((0.25, 2), (0.5, 4)):
+        learner = make_learner(net := make_net())
+        zeros = {row.name: torch.zeros(row.shape) for row in learner.parameter_table()}
+        learner.load_initial(dump_tensors(zeros))
+        train(net, seed=1, size=size)
+        updates.append(learner.encode(steps, h_steps=4))
+    assert updates[0] == updates[1]  # powers of two: not even a rounding differs
+
+
+def test_a_decided_round_moves_theta_and_the_model_by_the_result() -> None:
+    net = make_net()
+    learner = make_learner(net)
+    start = values(net)
+    train(net, seed=1)
+    result = decide(learner.encode(1, 1).payload)
+    learner.apply(result, [True])
+    decided = decode(result, ChunkFormat(K_RESULT), learner.chunks)
+    expected = start["layer.weight"].flatten().double()
+    expected[decided.indices[2].long()] -= dequantise(decided, LEVEL_BIAS_DEFAULT)[2].double()
+    assert torch.equal(net.layer.weight.detach().flatten(), expected.float())
+    assert net.head.weight is net.embedding.weight
+
+
+def test_a_void_round_returns_the_model_and_loses_no_work() -> None:
+    net, other = make_net(), make_net()
+    learner, untouched = make_learner(net), make_learner(other)
+    start = values(net)
+    train(net, seed=1)
+    payload = learner.encode(1, 1).payload
+    learner.void()
+    assert same(values(net), start)
+    train(other, seed=1)
+    assert untouched.encode(1, 1).payload == payload
+    assert learner.encode(1, 1).payload == payload  # without training: a = e, for beta waits for a decided result
+
+
+def test_beta_is_applied_once_per_decided_result_whether_or_not_the_peer_took_part() -> None:
+    zero = decide(encode(torch.zeros(4, 4096), ChunkFormat(K), LEVEL_BIAS_DEFAULT).payload.numpy().tobytes())
+    nets = [make_net() for _ in range(3)]
+    learners = [make_learner(net) for net in nets]
+    for net, learner in zip(nets, learners, strict=True):
+        train(net, seed=1)
+        learner.encode(1, 1)
+        learner.void()
+    encoding, skipping, voiding = learners
+    encoding.encode(1, 1)
+    encoding.apply(zero, None)  # closes the round whose encode applied beta before the void one
+    skipping.apply(zero, None)
+    voiding.void()
+    voiding.void()
+    voiding.apply(zero, None)
+    assert encoding.encode(1, 1) == skipping.encode(1, 1) == voiding.encode(1, 1)
+    for learner in learners:  # a second result, with nothing sent: decayed a second time
+        learner.void()
+        learner.apply(zero, None)
+    first = learners[0].encode(1, 1).payload
+    skipping.apply(zero, None)
+    halved = dequantise(decode(skipping.encode(1, 1).payload, ChunkFormat(K), 4), LEVEL_BIAS_DEFAULT)
+    before = dequantise(decode(first, ChunkFormat(K), 4), LEVEL_BIAS_DEFAULT)
+    assert torch.equal(halved, before * BETA)
+
+
+def test_nothing_that_was_trained_is_lost_without_decay() -> None:
+    """Conservation: what was accepted and what is still in e add up to all that was trained."""
+    nets = [make_net() for _ in range(3)]
+    learners = [make_learner(net, beta_ppm=1_000_000) for net in nets]
+    trained = [{name: torch.zeros_like(p) for name, p in net.named_parameters()} for net in nets]
+    taken = [learner._layout.empty() for learner in learners]
+    for round_id in range(6):
+        for peer, net in enumerate(nets):
+            for name, amount in train(net, seed=10 * round_id + peer).items():
+                trained[peer][name] -= amount
+        payloads = [learner.encode(1, 1).payload for learner in learners]
+        result = decide(*payloads[:2])  # the third is always too late
+        decided = decode(result, ChunkFormat(K_RESULT), 4)
+        hit = torch.zeros(4, 4096, dtype=torch.bool).scatter_(1, decided.indices.long(), decided.codes > 0)
+        for peer, learner in enumerate(learners):
+            if peer < 2:
+                sent = decode(payloads[peer], ChunkFormat(K), 4)
+                dense = torch.zeros(4, 4096).scatter_(1, sent.indices.long(), dequantise(sent, LEVEL_BIAS_DEFAULT))
+                taken[peer] += dense * hit
+            learner.apply(result, [True] if peer < 2 else None)
+    for peer, learner in enumerate(learners):
+        whole = learner._layout.gather(trained[peer])
+        torch.testing.assert_close(learner._e + taken[peer], whole, atol=2e-6, rtol=0)  # the model rounds, too
+    assert not taken[2].any()
+    assert taken[0].any()
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
+def test_a_model_that_diverged_emits_nothing_and_is_back_at_theta(value: float) -> None:
+    net, other = make_net(), make_net()
+    learner, spared = make_learner(net), make_learner(other)
+    start = values(net)
+    for each, each_learner in ((net, learner), (other, spared)):
+        train(each, seed=1)
+        each_learner.encode(1, 1)
+        each_learner.void()
+    with torch.no_grad():
+        net.layer.weight[3, 4] = value
+    with pytest.raises(NotFiniteError, match=r"layer\.weight"):
+        learner.encode(1, 1)
+    assert same(values(net), start)
+    assert learner.encode(1, 1) == spared.encode(1, 1)
+
+
+@pytest.mark.parametrize("change", [b"", b"\0", None])
+def test_a_malformed_result_changes_nothing(change: bytes | None) -> None:
+    net = make_net()
+    learner = make_learner(net)
+    train(net, seed=1)
+    result = decide(learner.encode(1, 1).payload)
+    before, trained = learner.state_sha256(), values(net)
+    bad = result[:-1] if change == b"" else result + change if change else b"\xff" * len(result)
+    with pytest.raises(WireError, match="codec-1"):
+        learner.apply(bad, [True])
+    assert learner.state_sha256() == before
+    assert learner.pending
+    assert same(values(net), trained)
+    learner.apply(result, [True])
+
+
+def test_a_round_has_one_update_and_at_least_one_step() -> None:
+    net = make_net()
+    learner = make_learner(net)
+    with pytest.raises(ValueError, match="0 steps of 5"):
+        learner.encode(0, 5)
+    learner.encode(1, 5)
+    with pytest.raises(ValueError, match="pending"):
+        learner.encode(1, 5)
+    with pytest.raises(ValueError, match="2 leaves named, there are 1"):
+        learner.apply(b"", [True, False])
+
+
+def test_a_half_precision_model_sends_its_training_and_not_its_rounding() -> None:
+    net = make_net().bfloat16()
+    learner = make_learner(net)
+    learner.load_initial(make_learner(make_net(seed=3)).initial_bytes())  # masters that bfloat16 cannot hold
+    sent = decode(learner.encode(1, 1).payload, ChunkFormat(K), 4)
+    assert not sent.codes.any()
+    learner.void()
+    train(net, seed=1, size=0.1)
+    assert decode(learner.encode(1, 1).payload, ChunkFormat(K), 4).codes.all()
+    assert net.layer.weight.dtype == torch.bfloat16
+
+
+def test_frozen_parameters_stay_and_count_in_the_hash_of_the_state() -> None:
+    net = make_net()
+    net.layer.weight.requires_grad_(False)
+    learner = make_learner(net)
+    assert "layer.weight" not in parse_tensors(learner.initial_bytes(), "initial")
+    before = learner.state_sha256()
+    learner.void()
+    with torch.no_grad():
+        net.layer.weight[0, 0] += 1
+    assert learner.state_sha256() != before
+
+
+def test_the_state_hash_is_that_of_the_fp32_masters_in_name_order() -> None:
+    net = make_net()
+    digest = hashlib.sha256()
+    for name in sorted(dict(net.named_parameters())):
+        digest.update(dict(net.named_parameters())[name].detach().numpy().tobytes())
+    assert make_learner(net).state_sha256() == digest.digest()
+
+
+def test_initial_parameters_travel_as_bytes() -> None:
+    source, target = make_learner(make_net(1)), make_learner(net := make_net(2))
+    train(net, seed=1)
+    target.encode(1, 1)
+    data = source.initial_bytes()
+    target.load_initial(data)
+    assert data == target.initial_bytes()
+    assert target.state_sha256() == source.state_sha256()
+    assert same(values(net), values(make_net(1)))
+    assert not target.pending
+    assert not decode(target.encode(1, 1).payload, ChunkFormat(K), 4).codes.any()  # no error feedback is left
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"layer.bias": torch.zeros(65)}, r"layer.bias: \(torch.float32, \(65,\)\), expected"),
+        ({"layer.bias": torch.zeros(64).double()}, "torch.float64"),
+        ({"layer.bias": torch.full((64,), torch.nan)}, "layer.bias holds a NaN"),
+        ({"extra": torch.zeros(1)}, "extra"),
+    ],
+)
+def test_initial_parameters_that_do_not_fit_are_refused(change: dict[str, torch.Tensor], message: str) -> None:
+    learner = make_learner(make_net())
+    before = learner.state_sha256()
+    tensors = parse_tensors(learner.initial_bytes(), "x") | change
+    with pytest.raises(ConfigError, match=message):
+        learner.load_initial(dump_tensors(tensors))
+    assert learner.state_sha256() == before
+
+
+@pytest.mark.parametrize("pending", [False, True])
+def test_a_restarted_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path, pending: bool) -> None:
+    net, again = make_net(), make_net(9)
+    learner, restarted = make_learner(net), make_learner(again)
+    train(net, seed=1)
+    result = decide(learner.encode(1, 1).payload)
+    if not pending:
+        learner.apply(result, [True])
+    learner.save(tmp_path / "state", {"round": "12", "lineage": "ab" * 32})
+    assert restarted.load(tmp_path / "state") == {"round": "12", "lineage": "ab" * 32}
+    assert restarted.pending == pending
+    for each, each_net in ((learner, net), (restarted, again)):
+        if pending:
+            each.apply(result, [True])
+        train(each_net, seed=2)
+    assert restarted.encode(1, 1) == learner.encode(1, 1)
+    assert restarted.state_sha256() == learner.state_sha256()
+
+
+def test_a_file_of_another_model_or_kind_is_refused_and_changes_nothing(tmp_path: Path) -> None:
+    learner = make_learner(make_net())
+    before = learner.state_sha256()
+    make_learner(nn.Linear(64, 64)).save(tmp_path / "other", {})
+    learner.export(tmp_path / "export")
+    with pytest.raises(ConfigError, match="other parameters"):
+        learner.load(tmp_path / "other")
+    with pytest.raises(ConfigError, match="format is 'pt', expected 'p2pnet-learner-1'"):
+        learner.load(tmp_path / "export")
+    assert learner.state_sha256() == before
+
+
+def test_notes_do_not_overwrite_what_the_learner_writes(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="decayed"):
+        make_learner(make_net()).save(tmp_path / "state", {"decayed": "1"})
+
+
+def test_an_exported_model_loads_into_a_fresh_one(tmp_path: Path) -> None:
+    net = make_net()
+    net.layer.bias.requires_grad_(False)
+    net.norm(torch.randn(8, 64))  # moves its running statistics
+    make_learner(net).export(tmp_path / "model.safetensors")
+    fresh = make_net(4)
+    missing, unexpected = fresh.load_state_dict(read_tensors(tmp_path / "model.safetensors")[0], strict=False)
+    assert (missing, unexpected) == (["head.weight"], [])  # the tied name of the embedding
+    assert same(dict(fresh.state_dict()), dict(net.state_dict()))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_gpu_and_a_cpu_end_bit_identical(tmp_path: Path) -> None:
+    nets = [make_net(), make_net().cuda()]
+    learners = [make_learner(net) for net in nets]
+    for round_id in range(3):
+        with torch.no_grad():
+            train(nets[0], seed=round_id)
+            for mine, theirs in zip(nets[1].parameters(), nets[0].parameters(), strict=True):
+                mine.copy_(theirs)
+        updates = [learner.encode(1, 1) for learner in learners]
+        assert updates[0] == updates[1]
+        result = decide(*(update.payload for update in updates))
+        for learner in learners:
+            learner.apply(result, [True])
+    learners[1].save(tmp_path / "state", {})
+    assert learners[0].state_sha256() == learners[1].state_sha256()
