@@ -37,7 +37,7 @@ async def echo(stream: Stream) -> None:
 async def until(condition: Callable[[], object], timeout_s: float = TIMEOUT_S) -> None:
     """Wait for what another task is about to do."""
     with trio.fail_after(timeout_s):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await trio.sleep(0.005)
 
 
