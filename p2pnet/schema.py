@@ -155,11 +155,12 @@ class _Loader:
         if len(options) == 1:
             return self.table(options[0], found, path)
         kinds = {get_args(_hints(one)["kind"])[0]: one for one in options}
-        if found.get("kind") not in kinds:
+        chosen = [one for kind, one in kinds.items() if kind == found.get("kind")]
+        if not chosen:
             what = f"found {_describe(found['kind'])}" if "kind" in found else "missing"
             self._note(path, f"kind: {what}; allowed is {_allowed(Literal[*kinds])}")
             return None
-        return self.table(kinds[found["kind"]], found, path)
+        return self.table(chosen[0], found, path)
 
     def _note(self, path: tuple[str, ...], problem: str) -> None:
         self.problems.append(f"{self.source}: " + (f"[{'.'.join(path)}] " if path else "") + problem)
