@@ -1,0 +1,282 @@
+"""What the round machine is told, and what it wants done: events in, effects out.
+
+Effects are performed in order, and nothing after a `Persist` or a `Hold` starts before it is durable.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from p2pnet.core.parts import Part
+from p2pnet.core.state import SwarmState
+from p2pnet.identity import PeerId
+from p2pnet.wire.round import Ask, Commit, Decision, Quorum, SignedRound
+from p2pnet.wire.signing import Signed
+
+Root = bytes  # 32 bytes: RFC 6962 root over the leaves of one reduced part
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """The deadline that the machine named has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """A message arrived; signatures on the outside are checked, those nested in it are not."""
+
+    sender: PeerId  # who handed it over, not always its author
+    message: SignedRound | Quorum | Decision | Ask
+
+
+@dataclass(frozen=True, slots=True)
+class PeerUp:
+    """A member can be reached."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class PeerDown:
+    """The connection to a member is gone."""
+
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The learner stands at the start of the round, with these parameters."""
+
+    round: int
+    checksum: int  # of theta, 64 bits
+    state: bytes  # SHA-256 of theta in a snapshot round, else empty
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """The learner trained and encoded its payload."""
+
+    round: int
+    payload_root: bytes
+    samples: int
+    assigned: bool
+    reach: int
+    up_kbps: int
+    down_kbps: int
+
+
+@dataclass(frozen=True, slots=True)
+class SliceArrived:
+    """A contributor's slice of a part that this peer reduces is here and follows from its commit."""
+
+    round: int
+    view: int
+    part: int
+    peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceDone:
+    """The part was reduced; the output is held under its root."""
+
+    round: int
+    view: int
+    part: int
+    inputs: tuple[int, ...]  # by place in the roster; 0 missing, else q + 1
+    root: Root
+
+
+@dataclass(frozen=True, slots=True)
+class ScatterFailed:
+    """The slice did not reach this reducer, or no result came back on its stream."""
+
+    round: int
+    view: int
+    part: int
+    to: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The bytes of a reduced part are held, and their root is right."""
+
+    round: int
+    root: Root
+
+
+@dataclass(frozen=True, slots=True)
+class GatherFailed:
+    """None of the sources gave the bytes."""
+
+    round: int
+    root: Root
+
+
+@dataclass(frozen=True, slots=True)
+class Audited:
+    """One leaf of a reduced part was recomputed from the signed inputs."""
+
+    round: int
+    root: Root
+    honest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The learner applied the decided round and stands at the next one."""
+
+    round: int
+
+
+Event = (
+    Tick | Heard | PeerUp | PeerDown | Started | Encoded | SliceArrived | ReduceDone | ScatterFailed | Gathered
+    | GatherFailed | Audited | Applied
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """Train this round on what the beacon assigns; `state_wanted`: hash the parameters first."""
+
+    round: int
+    beacon: bytes
+    state_wanted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Persist:
+    """Write what is about to be signed for this slot; it must be durable before the next effect."""
+
+    round: int
+    slot: bytes
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Broadcast:
+    """Give this message to every member."""
+
+    raw: bytes
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    """Give this message to one member."""
+
+    to: PeerId
+    raw: bytes
+    signed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """A roster is accepted: slices for these parts may come and go."""
+
+    round: int
+    view: int
+    commits: tuple[Signed[Commit], ...]  # by peer, rising
+    weights: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scatter:
+    """Send my slice of this part to its reducer (or backup) and take the result back on the same stream."""
+
+    round: int
+    view: int
+    part: Part
+    to: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Reduce:
+    """Reduce this part from the slices of these senders."""
+
+    round: int
+    view: int
+    part: Part
+    senders: frozenset[PeerId]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Send the signed digest and the reduced bytes to all who wait for them on their streams."""
+
+    round: int
+    view: int
+    part: int
+    root: Root
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Fetch the bytes of a reduced part from the first of these that gives them."""
+
+    round: int
+    root: Root
+    leaves: int
+    sources: tuple[PeerId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Audit:
+    """Recompute one leaf of this part from its signed inputs, fetched from its reducer."""
+
+    round: int
+    view: int
+    part: Part
+    leaf: int  # within the part
+    root: Root
+    inputs: tuple[int, ...]
+    reducer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Keep this outcome and its parts, durably: they may become the decision."""
+
+    round: int
+    value: bytes
+    outcome: bytes
+    commits: tuple[bytes, ...]
+    roots: tuple[Root, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Decide:
+    """The round is decided and all of it is held: log it, then apply it."""
+
+    round: int
+    decision: Decision
+    void: bool
+    roots: tuple[Root, ...]
+    spans: tuple[tuple[int, int], ...]  # the leaves of each part
+    accepted: tuple[bool, ...]  # by part: my slice is among its inputs
+    after: SwarmState
+
+
+@dataclass(frozen=True, slots=True)
+class Serve:
+    """Send the decisions from this round on, out of the log."""
+
+    to: PeerId
+    round: int
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Something a person wants to know: `stalled`, `void`, `left-out`, `refused-roster`, `diverged`..."""
+
+    round: int
+    kind: str
+    detail: str
+    peers: tuple[PeerId, ...] = ()
+
+
+Effect = (
+    Train | Persist | Broadcast | Send | Exchange | Scatter | Reduce | Answer | Gather | Audit | Hold | Decide | Serve
+    | Note
+)  # fmt: skip

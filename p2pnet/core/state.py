@@ -1,0 +1,175 @@
+"""What a swarm has decided about itself: members, electorate, beacon, lineage. Contract: protocols/round-1.md, section State.
+
+`SwarmState` is what every peer holds after the same decided rounds; `advance` is the only way forward, a pure function of
+the decided outcome and the roster, so that anyone can recompute it from the log.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from p2pnet.identity import PeerId
+from p2pnet.wire.manifest import Manifest, Policy
+from p2pnet.wire.round import WEIGHT_MAX, Commit, Outcome, next_lineage, outcome_digest
+from p2pnet.wire.signing import Signed
+
+CHAIN_LENGTH = 1 << 16  # reveals before a peer has to register a new chain: 30 ms and 8 MB to build
+FORGET_ROUNDS = 10_000  # a member unseen for this long loses its row, and with it its seniority
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """What the decided rounds say about one peer."""
+
+    tip: bytes  # 32 bytes, the last value of its hash chain that a decided roster showed
+    accepted: int  # decided rosters it was in: its length of service
+    joined: int  # the round of its first one
+    last: int  # the round of its latest one
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmState:
+    """The state before round `round`; equal on all peers with the same lineage."""
+
+    swarm: bytes
+    policy: Policy
+    round: int
+    lineage: bytes
+    beacon: bytes
+    electorate: tuple[PeerId, ...]  # sorted
+    members: Mapping[PeerId, Member]
+    founders: frozenset[PeerId]
+
+    @classmethod
+    def genesis(cls, swarm: bytes, manifest: Manifest) -> SwarmState:
+        """The state before round 0."""
+        return cls(
+            swarm,
+            manifest.policy,
+            0,
+            _hash(b"p2pnet/genesis/1\n", swarm),
+            _hash(b"p2pnet/beacon/1\n", swarm),
+            manifest.founders,
+            {},
+            frozenset(manifest.founders),
+        )
+
+    def expected(self) -> frozenset[PeerId]:
+        """Who should commit this round: who was in the last roster, the founders at first."""
+        if self.round == 0 or not self.members:
+            return self.founders
+        last = max(member.last for member in self.members.values())
+        return frozenset(peer for peer, member in self.members.items() if member.last == last)
+
+    def admits_preimage(self, peer: PeerId, preimage: bytes) -> bool:
+        """Tell whether this is the next value of the peer's hash chain; the first one it shows is its tip."""
+        member = self.members.get(peer)
+        return member is None or hashlib.sha256(preimage).digest() == member.tip
+
+    def proposer(self, view: int) -> PeerId:
+        """The voter that proposes in this view, drawn from the beacon; n views in a row go round all n voters."""
+        order = _proposer_order(self.beacon, self.electorate)
+        return order[view % len(order)]
+
+    def outcome(
+        self, roster: bytes, view: int, reduced: tuple[bytes, ...], commits: Sequence[Signed[Commit]], state: bytes
+    ) -> Outcome:
+        """Build the outcome that a proposer of this round proposes; VOID when `roster` is empty."""
+        peers = [commit.peer for commit in commits]
+        return Outcome(
+            self.swarm,
+            self.round,
+            self.lineage,
+            roster,
+            view,
+            reduced,
+            self.next_electorate(peers) if roster else self.electorate,
+            self.next_beacon(commits),
+            state,
+        )
+
+    def next_beacon(self, commits: Sequence[Signed[Commit]]) -> bytes:
+        """H(beacon, round, preimages revealed): a peer's first preimage is its tip and does not count."""
+        revealed = b"".join(c.message.preimage for c in sorted(commits, key=lambda c: c.peer) if c.peer in self.members)
+        return _hash(b"p2pnet/beacon/1\n", self.beacon, self.round.to_bytes(4, "big"), revealed)
+
+    def next_electorate(self, roster: Sequence[PeerId]) -> tuple[PeerId, ...]:
+        """Voters of the next round: those that did not miss this one, and up to 1/8 (at least one) of new ones by seniority."""
+        present = set(roster)
+        stay = [peer for peer in self.electorate if peer in present]
+        if not stay:  # nobody that may vote trained: the voters stay, or nobody could ever decide again
+            return self.electorate
+        room = min(max(1, len(self.electorate) // 8), self.policy.voters_max - len(stay))
+        candidates = sorted((p for p in present.difference(stay) if self._may_vote(p)), key=self._seniority)
+        return tuple(sorted(stay + candidates[:room]))
+
+    def advance(self, outcome: bytes, decided: Outcome, commits: Sequence[Signed[Commit]]) -> SwarmState:
+        """The state after this decided outcome; `commits` is its roster, empty for VOID."""
+        members = {p: m for p, m in self.members.items() if self.round - m.last < FORGET_ROUNDS}
+        for commit in commits:
+            peer, tip = commit.peer, commit.message.preimage
+            old = members.get(peer)
+            members[peer] = (
+                replace(old, tip=tip, accepted=old.accepted + 1, last=self.round)
+                if old
+                else Member(tip, 1, self.round, self.round)
+            )
+        return replace(
+            self,
+            round=self.round + 1,
+            lineage=next_lineage(self.lineage, outcome_digest(outcome)),
+            beacon=decided.beacon,
+            electorate=decided.electorate,
+            members=members,
+        )
+
+    def weight(self, commit: Commit) -> int:
+        """The weight 1..8 of a commit in the reduction, by its samples against a full round's."""
+        return max(1, min(WEIGHT_MAX, -(-WEIGHT_MAX * commit.samples // self.policy.round_samples)))
+
+    def _may_vote(self, peer: PeerId) -> bool:
+        member = self.members.get(peer)
+        accepted = 1 + (member.accepted if member else 0)  # this round's roster included
+        return peer in self.founders or accepted >= self.policy.service_rounds
+
+    def _seniority(self, peer: PeerId) -> tuple[bool, int, bytes]:
+        member = self.members.get(peer)
+        return (peer not in self.founders, -(member.accepted if member else 0), peer)
+
+
+def quorum(voters: int) -> int:
+    """How many voters decide: more than 2/3; of three two (crash-only), of two both, of one itself."""
+    return {1: 1, 2: 2, 3: 2}.get(voters, 2 * voters // 3 + 1)
+
+
+class HashChain:
+    """A peer's own chain: `reveal(tip)` gives the preimage of the tip that the swarm knows.
+
+    The seed comes from the peer's key and the swarm, so that a restarted peer needs no state for it.
+    """
+
+    def __init__(self, seed: bytes, length: int = CHAIN_LENGTH) -> None:
+        values = [seed]
+        for _ in range(length):
+            values.append(hashlib.sha256(values[-1]).digest())
+        self._values = values
+        self._index = {value: index for index, value in enumerate(values)}
+
+    def reveal(self, tip: bytes | None) -> bytes | None:
+        """The preimage of `tip`; of no tip, the end of the chain; None when the tip is not ours or the chain is used up."""
+        if tip is None:
+            return self._values[-1]
+        index = self._index.get(tip)
+        return self._values[index - 1] if index else None
+
+
+@functools.lru_cache(maxsize=256)
+def _proposer_order(beacon: bytes, electorate: tuple[PeerId, ...]) -> tuple[PeerId, ...]:
+    return tuple(sorted(electorate, key=lambda peer: _hash(b"p2pnet/proposer/1\n", beacon, peer)))
+
+
+def _hash(*parts: bytes) -> bytes:
+    return hashlib.sha256(b"".join(parts)).digest()

@@ -1,0 +1,242 @@
+"""The messages of one round: commit, roster, reduced, proposal, votes, decision. Contract: protocols/round-1.md."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Annotated, ClassVar
+
+from p2pnet.identity import PeerId
+from p2pnet.wire.codec import Count, Digest, Flag, Message, Range, Size, Uint32, Uint64, decode, encode
+from p2pnet.wire.signing import Signed, domain_tag
+
+PROTOCOL = "round/1"
+GROUP_SIZE_MAX = 64  # members of one averaging group
+VOTERS_MAX = 100
+PARTS_MAX = GROUP_SIZE_MAX
+VIEW_MAX = 2**16 - 1
+COMMIT_RAW_MAX = 512  # a signed commit has about 330 bytes
+REDUCED_RAW_MAX = 640  # 64 inputs of at most 3 bytes, two digests, the signature
+OUTCOME_BYTES_MAX = 64 * REDUCED_RAW_MAX + VOTERS_MAX * 34 + 512
+WEIGHT_MAX = 8
+
+View = Annotated[int, Range(0, VIEW_MAX)]
+Value = Annotated[bytes, Size(0, 32)]  # SHA-256 of an outcome; empty: nil, no value in this view
+Signature = Annotated[bytes, Size(64)]
+
+
+class Phase(IntEnum):
+    """The two votes of a view: a prepare says I hold and have checked it, a seal says more than 2/3 prepared it."""
+
+    PREPARE = 1
+    SEAL = 2
+
+
+class Reach(IntEnum):
+    """Whether others can dial a peer, as it says itself."""
+
+    UNKNOWN = 0
+    PUBLIC = 1
+    PRIVATE = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Commit(Message):
+    """I finished this round; my payload has this root, and I cannot change it any more."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 1
+    swarm: Digest
+    round: Uint32
+    lineage: Digest
+    payload_root: Digest
+    samples: Uint32  # trained on; the weight 1..8 follows from it
+    preimage: Digest  # the next value down my hash chain
+    checksum: Uint64  # of theta at the start of the round, numerics.outer
+    assigned: Flag  # 1: the samples were the beacon's, so that anyone can replay them
+    reach: Annotated[int, Range(0, 2)]
+    up_kbps: Uint32  # measured, kilobits per second; 0: not known
+    down_kbps: Uint32
+
+
+@dataclass(frozen=True, slots=True)
+class Roster(Message):
+    """These commits take part in this view; the proposer's."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 2
+    swarm: Digest
+    round: Uint32
+    view: View
+    lineage: Digest
+    commits: Annotated[tuple[Annotated[bytes, Size(1, COMMIT_RAW_MAX)], ...], Count(1, GROUP_SIZE_MAX)]
+
+    def digest(self) -> bytes:
+        """SHA-256 over the commits alone, 32 bytes: the same roster in another view has the same digest."""
+        return roster_digest(self.commits)
+
+
+@dataclass(frozen=True, slots=True)
+class Reduced(Message):
+    """I reduced this part from these inputs, and the output has this root; a reducer's."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 3
+    swarm: Digest
+    round: Uint32
+    view: View
+    part: Annotated[int, Range(0, PARTS_MAX - 1)]
+    roster: Digest
+    inputs: Annotated[tuple[Annotated[int, Range(0, 257)], ...], Count(1, GROUP_SIZE_MAX)]  # 0: missing, else q + 1
+    root: Digest  # RFC 6962 over the leaves of the output
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Message):
+    """The value that is decided: a result or, with an empty roster, VOID."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 4
+    swarm: Digest
+    round: Uint32
+    lineage: Digest  # before this round
+    roster: Annotated[bytes, Size(0, 32)]
+    view: View  # of the roster; decides who reduces what
+    reduced: Annotated[tuple[Annotated[bytes, Size(1, REDUCED_RAW_MAX)], ...], Count(0, PARTS_MAX)]  # in part order
+    electorate: Annotated[tuple[PeerId, ...], Count(1, VOTERS_MAX)]  # of the next round, sorted
+    beacon: Digest  # of the next round
+    state: Annotated[bytes, Size(0, 32)]  # SHA-256 of the parameters this round started from, every snapshot_rounds
+
+    @property
+    def void(self) -> bool:
+        """Tell whether the round was decided without a result."""
+        return not self.roster
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal(Message):
+    """Let us decide this; the proposer's of the view."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 5
+    swarm: Digest
+    round: Uint32
+    view: View
+    valid_view: Annotated[int, Range(0, VIEW_MAX + 1)]  # 0: new; else 1 + the view in which more than 2/3 prepared it
+    outcome: Annotated[bytes, Size(1, OUTCOME_BYTES_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Vote(Message):
+    """My one vote in this phase of this view."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 6
+    swarm: Digest
+    round: Uint32
+    view: View
+    phase: Annotated[int, Range(1, 2)]
+    value: Value
+
+
+@dataclass(frozen=True, slots=True)
+class Endorsement(Message):
+    """One voter's signature under a vote whose body everybody can rebuild."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 7
+    peer: PeerId
+    signature: Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Quorum(Message):
+    """More than 2/3 of the electorate cast this vote; with seals it is the round's certificate."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 8
+    swarm: Digest
+    round: Uint32
+    view: View
+    phase: Annotated[int, Range(1, 2)]
+    value: Digest
+    endorsements: Annotated[tuple[Endorsement, ...], Count(1, VOTERS_MAX)]  # by peer, rising
+
+    def vote_bytes(self) -> bytes:
+        """The bytes under each signature, domain tag included."""
+        vote = Vote(self.swarm, self.round, self.view, self.phase, self.value)
+        return domain_tag(PROTOCOL) + encode(vote)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision(Message):
+    """A decided round, whole: what was decided, by whom, over which commits. Checkable from bytes alone."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 9
+    certificate: Quorum
+    outcome: Annotated[bytes, Size(1, OUTCOME_BYTES_MAX)]
+    commits: Annotated[tuple[Annotated[bytes, Size(1, COMMIT_RAW_MAX)], ...], Count(0, GROUP_SIZE_MAX)]
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Message):
+    """I am in this view of this round and nothing moves: send me what I lack."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 10
+    swarm: Digest
+    round: Uint32
+    view: View
+
+
+SIGNED: tuple[type[Message], ...] = (Commit, Roster, Reduced, Proposal, Vote)
+UNSIGNED: tuple[type[Message], ...] = (Quorum, Decision, Ask)  # certified by what is in them, or harmless
+
+
+def roster_digest(commits: tuple[bytes, ...]) -> bytes:
+    """SHA-256 of the signed commits, each after its length as 4 bytes big-endian."""
+    state = hashlib.sha256(b"p2pnet/roster/1\n")
+    for raw in commits:
+        state.update(len(raw).to_bytes(4, "big") + raw)
+    return state.digest()
+
+
+def outcome_digest(outcome: bytes) -> bytes:
+    """The value that voters sign, 32 bytes."""
+    return hashlib.sha256(b"p2pnet/outcome/1\n" + outcome).digest()
+
+
+def next_lineage(lineage: bytes, value: bytes) -> bytes:
+    """The hash chain of decided results: H(lineage, decided value), 32 bytes."""
+    return hashlib.sha256(b"p2pnet/lineage/1\n" + lineage + value).digest()
+
+
+def decode_outcome(data: bytes) -> Outcome:
+    """Decode an outcome; raises WireError."""
+    return decode((Outcome,), data, OUTCOME_BYTES_MAX)
+
+
+def slot_of(message: Message) -> bytes:
+    """Name what may be signed only once: (kind, round, view, part or phase), 13 bytes.
+
+    A commit's slot is the round alone: one payload a round, whatever the view. The swarm is the store's own.
+    """
+    view, sub = 0, 0
+    match message:
+        case Commit():
+            pass
+        case Reduced():
+            view, sub = message.view, message.part
+        case Vote():
+            view, sub = message.view, message.phase
+        case Roster() | Proposal():
+            view = message.view
+        case _:
+            raise ValueError(f"{type(message).__name__} is not signed")
+    number: int = message.round
+    return bytes([message.kind]) + number.to_bytes(4, "big") + view.to_bytes(4, "big") + sub.to_bytes(4, "big")
+
+
+SignedRound = Signed[Commit] | Signed[Roster] | Signed[Reduced] | Signed[Proposal] | Signed[Vote]
