@@ -27,6 +27,7 @@ LEVEL_BYTES: Final = 2
 
 Payload: TypeAlias = Tensor | bytes | bytearray | memoryview
 
+_MAGNITUDE_BITS: Final = 0x7FFFFFFF  # of a fp32 pattern, all but the sign
 _INFINITY_BITS: Final = 0x7F800000  # as fp32; NaN patterns are larger
 _SHIFT_MIN: Final = -25  # below, a 24-bit magnitude is under half of the smallest level: code 0 whatever the exponent
 _SHIFT_MAX: Final = 36  # above, any magnitude but 0 is beyond the largest level: code 255
@@ -108,9 +109,10 @@ class Sparse:
         first = torch.arange(self.indices.shape[0], device=self.indices.device) * CHUNK_VALUES
         return self.indices + first.unsqueeze(1)
 
-    def signed_codes(self) -> Tensor:
-        """Return (chunks, k) int64: the code, plus 256 where the value is negative. An index into tables of 512."""
-        return self.codes + self.negative.to(torch.int64) * CODES
+    def look_up(self, table: Tensor) -> Tensor:
+        """Return (chunks, k): the table's entry for each value. table: (512,), all codes, then all codes negated."""
+        entries = self.codes.to(torch.int32) + self.negative.to(torch.int32) * CODES
+        return table.index_select(0, entries.view(-1)).view(entries.shape)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -134,8 +136,13 @@ def encode(a: Tensor, fmt: ChunkFormat, level_bias: int) -> Encoded:
     chunks = a.shape[0]
     payload = torch.empty((chunks, fmt.chunk_bytes), dtype=torch.uint8, device=a.device)
     sent = _empty_sparse(chunks, fmt.k, a.device)
+    scratch: Tensor | None = None  # kept over the blocks, as fresh memory costs more than the arithmetic on it
     for block in chunk_blocks(chunks, a.device):
-        indices, codes, negative = _quantise(a[block].view(torch.int32), fmt.k, level_bias, block.start)
+        bits = a[block].view(torch.int32)
+        scratch = torch.empty_like(bits) if scratch is None else scratch[: bits.shape[0]]
+        magnitude_bits = torch.bitwise_and(bits, _MAGNITUDE_BITS, out=scratch)
+        indices = largest_indices(magnitude_bits, fmt.k)
+        codes, negative = _quantise(bits.gather(1, indices), level_bias, block.start)
         sent.indices[block] = indices
         sent.codes[block] = codes
         sent.negative[block] = negative
@@ -185,7 +192,7 @@ def decode(payload: Payload, fmt: ChunkFormat, chunks: int | None = None, first_
 def dequantise(sparse: Sparse, level_bias: int) -> Tensor:
     """Return the values of a payload. returns: (chunks, k) float32, exact: every level is a float32 number."""
     check_bias(level_bias)
-    return _value_table(level_bias, sparse.codes.device)[sparse.signed_codes()]
+    return sparse.look_up(_value_table(level_bias, sparse.codes.device))
 
 
 def as_chunks(payload: Payload, fmt: ChunkFormat, chunks: int | None = None) -> Tensor:
@@ -220,12 +227,9 @@ def chunk_blocks(chunks: int, device: torch.device, values: int = CHUNK_VALUES) 
         yield slice(start, min(start + step, chunks))
 
 
-def _quantise(bits: Tensor, k: int, level_bias: int, first_chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return indices (int64), codes (int64) and signs of a block. bits: (rows, 4096) int32, fp32 patterns."""
-    magnitude_bits = bits & 0x7FFFFFFF
-    indices = largest_indices(magnitude_bits, k)
-    chosen = bits.gather(1, indices)
-    chosen_bits = chosen & 0x7FFFFFFF
+def _quantise(chosen: Tensor, level_bias: int, first_chunk: int) -> tuple[Tensor, Tensor]:
+    """Return codes (int64) and signs of the chosen values of a block. chosen: (rows, k) int32, fp32 patterns."""
+    chosen_bits = chosen & _MAGNITUDE_BITS
     top = chosen_bits.amax(1, keepdim=True)  # NaN and infinity rank above all numbers
     if bool((top >= _INFINITY_BITS).any()):
         row = int((top >= _INFINITY_BITS).view(-1).to(torch.int32).argmax())
@@ -241,7 +245,7 @@ def _quantise(bits: Tensor, k: int, level_bias: int, first_chunk: int) -> tuple[
     codes = nearest_codes((((pair * 2) << up) + (1 << down) - 1) >> down)
     is_high = ((magnitudes * 2) << up) > (level_integers(codes).sum(1, keepdim=True) << down)
     codes = torch.where(is_high, codes[:, 1:], codes[:, :1])
-    return indices, codes, (chosen < 0) & (codes > 0)
+    return codes, (chosen < 0) & (codes > 0)
 
 
 def _unpack(data: Tensor, fmt: ChunkFormat, first_chunk: int) -> tuple[Tensor, Tensor, Tensor]:

@@ -50,7 +50,7 @@ def nearest_codes(doubled: Tensor) -> Tensor:
 
 def level_integers(codes: Tensor) -> Tensor:
     """Return the integers of level codes. codes: int64, 0..255.   returns: int64 of the same shape, under 2^35."""
-    return _levels(codes.device)[codes]
+    return _levels(codes.device).index_select(0, codes.view(-1)).view(codes.shape)
 
 
 @cache

@@ -38,7 +38,7 @@ def apply_result(
         part = Sparse(*(tensor.to(theta.device) for tensor in (part.indices, part.codes, part.negative)))
         indices = part.indices.to(torch.int64)
         before = theta[block].gather(1, indices)
-        after = (before.to(torch.float64) - steps[part.signed_codes()]).to(torch.float32)
+        after = (before.to(torch.float64) - part.look_up(steps)).to(torch.float32)
         theta[block].scatter_(1, indices, after)
 
 

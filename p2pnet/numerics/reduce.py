@@ -126,7 +126,7 @@ def _reduce(
                 sparse = decode(piece[block], fmt_in, first_chunk=block.start)
             except WireError as error:
                 raise _of_input(number, error) from None
-            values = table[sparse.signed_codes()]
+            values = sparse.look_up(table)
             sums.view(-1).scatter_add_(0, sparse.places().view(-1), values.view(-1))
         output[block] = _encode_sums(sums, CLIP_ONE * total_weight, fmt_out)
     return as_bytes(output)
