@@ -1,7 +1,7 @@
 """A network of state machines in one thread, its own clock and one seed: delays, loss, cuts, crashes.
 
-A machine is anything with `handle(event, now_s) -> effects` and `deadline_s`. What an effect means is for the test to say
-(`perform`); `send` carries a payload over the link between two peers. `P2PNET_SEED=17 pytest ...` replays one seed.
+A machine is anything with `handle(event, now_s) -> effects` and `deadline_s`. What an effect means is for the test to
+say (`perform`); `send` carries a payload over the link between two peers. `P2PNET_SEED=17 pytest ...` replays one seed.
 """
 
 from __future__ import annotations
