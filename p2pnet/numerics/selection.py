@@ -43,12 +43,14 @@ def lloyd_levels(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
     magnitudes: (rows, k) int64, none negative, sums under 2^63.   returns: low <= high, each (rows,) int64.
 
     A value belongs to the high level where it is strictly nearer to it. In a row that holds a zero the low level stays
-    zero: those places were filled up, and nothing may move what nobody sent.
+    zero, since nothing may move what nobody sent, and the high one starts from the mean of the others: from the maximum
+    it would stay there, with all that is under half of it at zero.
     """
     k = magnitudes.shape[1]
     low, high = torch.aminmax(magnitudes, dim=1)
     some_zero = low == 0
     doubled, total = magnitudes * 2, magnitudes.sum(1)
+    high = torch.where(some_zero, total // (magnitudes > 0).sum(1).clamp(min=1), high)
     for _ in range(LLOYD_PASSES):
         is_high = doubled > (low + high).unsqueeze(1)
         high_count = is_high.sum(1)

@@ -41,6 +41,8 @@ def nearest_code(value: Fraction) -> int:
 def lloyd(values: Sequence[int]) -> tuple[int, int]:
     low, high = min(values), max(values)
     zero_stays = low == 0
+    if zero_stays and high:
+        high = sum(values) // sum(value > 0 for value in values)
     for _ in range(4):
         lower = [value for value in values if value - low <= high - value]
         upper = [value for value in values if value - low > high - value]

@@ -50,6 +50,11 @@ def test_a_zero_among_the_values_keeps_the_low_level_at_zero() -> None:
     assert (low.tolist(), high.tolist()) == ([0, 1, 0], [100, 100, 0])
 
 
+def test_one_loud_value_beside_a_zero_does_not_silence_the_others() -> None:
+    low, high = lloyd_levels(torch.tensor([[0, *[100] * 19, 500]]))
+    assert (low.item(), high.item()) == (0, 120)
+
+
 def test_the_largest_sums_that_are_allowed_do_not_overflow() -> None:
     largest = 15 * 2**39 * (2**20 // 1024)  # reduce.py: W * k' = 2^20 at k' = 1024
     low, high = lloyd_levels(torch.full((1, 1024), largest))
