@@ -43,6 +43,8 @@ class Known:
     met: bool = False  # it was connected once
     failures: int = 0
     retry_s: float = float("-inf")
+    spread_seq: int = -1  # of the last record that came by gossip; a hello may have told us more already
+    spread_s: float = float("-inf")
 
     @property
     def seq(self) -> int:
@@ -70,13 +72,23 @@ class AddressBook:
         """Return everybody."""
         return tuple(self._known.values())
 
-    def is_news(self, signed: Signed[PeerRecord], now_s: float) -> bool:
-        """Tell whether a record says more than what is known, and does not come too soon after the last one."""
+    def is_news(self, signed: Signed[PeerRecord], now_s: float, source: PeerId) -> bool:
+        """Tell whether gossip should pass a record on: no older than what is known, and not soon after the last one.
+
+        What a hello told us counts as news all the same: others wait for us to pass it on.
+        """
         peer, seq = signed.peer, signed.message.seq
         known = self._known.get(peer)
-        if known is None or known.record is None:
-            return seq > self._forgotten.get(peer, -1)
-        return seq > known.seq and now_s >= known.heard_s + self.limits.record_interval_s / 2
+        if known is None:
+            return seq > self._forgotten.get(peer, -1) and self._has_room(now_s, source)
+        rested = now_s >= known.spread_s + self.limits.record_interval_s / 2
+        return rested and seq > known.spread_seq and seq >= known.seq
+
+    def spread(self, signed: Signed[PeerRecord], now_s: float) -> None:
+        """Note that gossip passed a record on."""
+        known = self._known.get(signed.peer)
+        if known is not None:
+            known.spread_seq, known.spread_s = signed.message.seq, now_s
 
     def learn(self, signed: Signed[PeerRecord], now_s: float, source: PeerId | None, up: Container[PeerId]) -> bool:
         """Take over a record that is newer than what is known; returns whether it was. `source`: None for itself."""
@@ -168,6 +180,12 @@ class AddressBook:
         if source is not None:
             self._sources[source] += 1
         return known
+
+    def _has_room(self, now_s: float, source: PeerId) -> bool:
+        """Tell whether a peer never met could be added: if not, gossip need not carry its record either."""
+        if self._sources[source] >= self.limits.peers_per_source_max:
+            return False
+        return len(self._known) < self.limits.peers_max or self._victim(now_s, (), by_itself=False) is not None
 
     def _victim(self, now_s: float, up: Container[PeerId], by_itself: bool) -> Known | None:
         """Return who makes room: one never met before one met, the youngest first; nobody fresh for a mere rumour."""

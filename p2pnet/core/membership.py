@@ -153,8 +153,8 @@ class Membership:
         known = self.book.get(peer)
         return known.record.message if known is not None and known.record is not None else None
 
-    def judge(self, raw: bytes, now_s: float) -> Verdict:
-        """Say what gossip shall do with a record; changes nothing but a cache."""
+    def judge(self, peer: PeerId, raw: bytes, now_s: float) -> Verdict:
+        """Say what gossip shall do with a record that `peer` passed on; changes nothing but a cache."""
         try:
             signed = self._open(raw)
         except WireError:
@@ -163,7 +163,7 @@ class Membership:
             return Verdict.ACCEPT if signed.message.seq > self._seq else Verdict.IGNORE
         if self.standing.banned_until_s(signed.peer, now_s) is not None:
             return Verdict.IGNORE
-        return Verdict.ACCEPT if self.book.is_news(signed, now_s) else Verdict.IGNORE
+        return Verdict.ACCEPT if self.book.is_news(signed, now_s, peer) else Verdict.IGNORE
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take one event at a monotonic time in seconds; returns what to do, in order."""
@@ -334,6 +334,7 @@ class Membership:
             self._catch_up(raw)
         elif self.standing.banned_until_s(signed.peer, now_s) is None:
             self.book.learn(signed, now_s, peer, self._links)
+            self.book.spread(signed, now_s)
         return []
 
     def _catch_up(self, raw: bytes) -> None:
