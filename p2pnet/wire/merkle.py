@@ -138,6 +138,38 @@ def consistency_proof(leaf_hashes: Sequence[bytes], old_size: int) -> tuple[byte
     return Tree.of(leaf_hashes).consistency_proof(old_size)
 
 
+def narrow_proof(
+    size: int, start: int, stop: int, leaf_hashes: Sequence[bytes], proof: Sequence[bytes], index: int
+) -> tuple[bytes, ...]:
+    """Return the proof for one leaf of a range, from the whole range's hashes and its verified proof.
+
+    Who was given leaves [start, stop) of a tree of `size` leaves can show one of them to others without the rest.
+    """
+    outside = iter(proof)
+    known: dict[tuple[int, int], bytes] = {}
+
+    def subtree(low: int, high: int) -> bytes:
+        if (low, high) not in known:
+            if high <= start or stop <= low:
+                known[low, high] = next(outside)
+            elif high - low == 1:
+                known[low, high] = leaf_hashes[low - start]
+            else:
+                middle = low + _split(high - low)
+                known[low, high] = node_hash(subtree(low, middle), subtree(middle, high))
+        return known[low, high]
+
+    if not start <= index < stop or len(leaf_hashes) != stop - start:
+        raise ValueError(f"no leaf {index} among {len(leaf_hashes)} from {start} to {stop}")
+    subtree(0, size)
+    low, high, path = 0, size, []
+    while high - low > 1:
+        middle = low + _split(high - low)
+        low, high, sibling = (low, middle, (middle, high)) if index < middle else (middle, high, (low, middle))
+        path.append(subtree(*sibling))
+    return tuple(reversed(path))
+
+
 def verify_inclusion(root: bytes, size: int, index: int, leaf_hash: bytes, proof: Sequence[bytes]) -> bool:
     """Say whether `leaf_hash` is leaf `index` of the tree (RFC 9162, section 2.1.3.2)."""
     if not (0 <= index < size <= SIZE_MAX and _are_hashes((root, leaf_hash)) and _are_hashes(proof)):

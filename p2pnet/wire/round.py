@@ -9,7 +9,7 @@ from typing import Annotated, ClassVar
 
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import Count, Digest, Flag, Message, Range, Size, Uint32, Uint64, decode, encode
-from p2pnet.wire.signing import Signed, domain_tag
+from p2pnet.wire.signing import Signed, Verify, domain_tag, open_signed
 
 PROTOCOL = "round/1"
 GROUP_SIZE_MAX = 64  # members of one averaging group
@@ -240,3 +240,13 @@ def slot_of(message: Message) -> bytes:
 
 
 SignedRound = Signed[Commit] | Signed[Roster] | Signed[Reduced] | Signed[Proposal] | Signed[Vote]
+
+
+def open_round_message(raw: bytes, verify: Verify) -> SignedRound | Quorum | Decision | Ask:
+    """Decode a message of a round, signed or not; the signature on the outside is checked. Raises WireError.
+
+    A signed message is an array of three whose first item is bytes; every other one starts with its kind.
+    """
+    if len(raw) > 1 and raw[0] == 0x93 and raw[1] in (0xC4, 0xC5, 0xC6):
+        return open_signed(SIGNED, raw, verify)  # type: ignore[return-value]
+    return decode(UNSIGNED, raw)  # type: ignore[return-value]

@@ -196,3 +196,14 @@ def test_payload_leaves_are_the_slices_in_order(data: bytes, leaf_bytes: int) ->
 def test_payload_leaves_refuse_a_leaf_of_no_bytes() -> None:
     with pytest.raises(ValueError, match="leaf_bytes"):
         merkle.payload_leaves(b"abc", 0)
+
+
+@given(st.integers(1, 40), st.data())
+def test_a_leaf_of_a_range_is_proved_from_the_ranges_proof_alone(size: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, size - 1))
+    stop = data.draw(st.integers(start + 1, size))
+    index = data.draw(st.integers(start, stop - 1))
+    leaves = [merkle.leaf_hash(bytes([i])) for i in range(size)]
+    proof = merkle.range_proof(leaves, start, stop)
+    narrow = merkle.narrow_proof(size, start, stop, leaves[start:stop], proof, index)
+    assert narrow == merkle.inclusion_proof(leaves, index)
