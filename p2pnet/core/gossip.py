@@ -80,7 +80,7 @@ class Gossip:
         self._recent = Recent(self.limits.memory)
         self._wanted = Wanted(self.limits.asking)
         self._parents: dict[int, PeerId] = {}  # lane -> who brings its messages
-        self._unannounced: list[Entry] = []
+        self._unannounced: deque[bytes] = deque(maxlen=self.limits.memory.messages_max)
         self._flush_s: float | None = None
         self._audit_s: float | None = None
         self._audits: deque[PeerId] = deque()  # whose turn it is
@@ -247,7 +247,7 @@ class Gossip:
             if neighbour.pushed(entry.lane) and not entry.holds(peer):
                 effects.append(Send(peer, news))
                 self.counts.pushed += push
-        self._unannounced.append(entry)
+        self._unannounced.append(entry.id)
         if self._flush_s is None:
             self._flush_s = now_s + self.limits.lazy_delay_s
         if self._audit_s is None:
@@ -261,7 +261,8 @@ class Gossip:
         if self._flush_s is None or now_s < self._flush_s:
             return []
         self._flush_s = None
-        entries, self._unannounced = self._unannounced, []
+        entries = [entry for name in self._unannounced if (entry := self._recent.get(name)) is not None]
+        self._unannounced.clear()
         batches: dict[PeerId, list[Entry]] = {}
         for entry in entries:
             lazy = [
