@@ -36,8 +36,8 @@ class PeerAddrs:
 class Limits:
     """Bounds on what others may make this host do. All are guesses, an order above what a round needs."""
 
-    streams_max: int = 2048  # inbound streams being handled, over all peers
-    streams_per_peer_max: int = 64  # inbound streams being handled, of one peer over all protocols
+    streams_max: int = 2048  # inbound streams open, over all peers
+    streams_per_peer_max: int = 64  # inbound streams open, of one peer over all protocols
     first_frame_s: float = 10.0  # from an inbound stream's opening to the first byte of its first frame
 
 

@@ -33,6 +33,7 @@ from p2pnet.net.sockets import UnixSocket
 START_S: Final = 20.0  # measured .2 s on an idle machine; four peers that import torch at once take seconds
 STOP_S: Final = 1.0  # measured .005 s
 SOCKET_PATH_BYTES_MAX: Final = 103  # sun_path has 104 bytes on macOS, 108 on Linux, one of them for the final zero
+GOGC: Final = "50"  # measured after 500 MB: 72 MB of memory instead of 88, for no measurable time
 _POLL_S: Final = 0.01
 _LINES_KEPT: Final = 20
 _DIES_WITH_THREAD = sys.platform == "linux"  # not Final: a test tries what other systems have
@@ -169,6 +170,7 @@ def _spawn(binary: Path, arguments: Sequence[str], errors: socket.socket) -> sub
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=errors.fileno(),
+        env={"GOGC": GOGC, **os.environ},
         start_new_session=True,  # Ctrl-C is for the node, which then ends the daemon
     )
 

@@ -18,6 +18,7 @@ from p2pnet.net.host import Handler, Limits, Misbehaviour, check_protocol
 log = logging.getLogger(__name__)
 
 E = TypeVar("E", bound=Exception)
+K = TypeVar("K")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Reception:
         self._entries: dict[str, _Entry] = {}
         self.open_streams = 0  # inbound streams being handled
         self._open: Counter[PeerId] = Counter()
-        self._open_of_protocol: Counter[tuple[PeerId, str]] = Counter()
+        self._handled: Counter[tuple[PeerId, str]] = Counter()
 
     @property
     def protocols(self) -> tuple[str, ...]:
@@ -55,15 +56,19 @@ class Reception:
         self._entries[protocol] = _Entry(handler, concurrency_per_peer)
 
     def admits(self, peer: PeerId, protocol: str) -> bool:
-        """Say whether one more stream is within the bounds; counts it as refused when it is not."""
+        """Say whether one more stream is within the bounds, and count it: as open until `serve` ends, or as refused."""
         entry = self._entries.get(protocol)
         admitted = (
             entry is not None
             and self.open_streams < self.limits.streams_max
             and self._open[peer] < self.limits.streams_per_peer_max
-            and self._open_of_protocol[peer, protocol] < entry.concurrency_per_peer
+            and self._handled[peer, protocol] < entry.concurrency_per_peer
         )
-        if not admitted:
+        if admitted:
+            self.open_streams += 1
+            self._open[peer] += 1
+            self._handled[peer, protocol] += 1
+        else:
             self.refused += 1
             log.debug("refused a stream of %s for %s", peer_id_text(peer), protocol)
         return admitted
@@ -71,16 +76,14 @@ class Reception:
     async def serve(self, stream: FramedStream) -> None:
         """Run the handler of an admitted stream to its end; the stream is closed afterwards.
 
-        No `await` lies between `admits` and the counting here, so the bounds hold. Errors that are neither the
-        remote's nor the network's pass: they are ours.
+        Errors that are neither the remote's nor the network's pass: they are ours.
         """
         peer, protocol = stream.peer, stream.protocol
-        self._count(peer, protocol, 1)
         self.served += 1
         try:
             async with stream:
                 try:
-                    await self._entries[protocol].handler(stream)
+                    await self._handle(stream)
                     await stream.finish()
                 except* PeerError as group:
                     for error in _leaves(group):
@@ -92,20 +95,25 @@ class Reception:
                     for other in _leaves(others):
                         log.info("%s of %s ended: %s", protocol, peer_id_text(peer), str(other) or "too slow")
         finally:
-            self._count(peer, protocol, -1)
+            self.open_streams -= 1
+            _decrease(self._open, peer)
+
+    async def _handle(self, stream: FramedStream) -> None:
+        try:
+            await self._entries[stream.protocol].handler(stream)
+        finally:
+            # Not after `finish`: who asks one thing after the other would be refused for ends that are under way.
+            _decrease(self._handled, (stream.peer, stream.protocol))
 
     def _report(self, peer: PeerId, rule: str, error: Exception) -> None:
         log.warning("%s misbehaved: %s", peer_id_text(peer), error)
         self._on_misbehaviour(peer, rule)
 
-    def _count(self, peer: PeerId, protocol: str, step: int) -> None:
-        self.open_streams += step
-        self._open[peer] += step
-        self._open_of_protocol[peer, protocol] += step
-        if not self._open[peer]:
-            del self._open[peer]
-        if not self._open_of_protocol[peer, protocol]:
-            del self._open_of_protocol[peer, protocol]
+
+def _decrease(counter: Counter[K], key: K) -> None:
+    counter[key] -= 1
+    if not counter[key]:
+        del counter[key]
 
 
 def _leaves(group: BaseExceptionGroup[E]) -> Iterator[E]:
