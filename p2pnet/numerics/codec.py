@@ -109,6 +109,10 @@ class Sparse:
         first = torch.arange(self.indices.shape[0], device=self.indices.device) * CHUNK_VALUES
         return self.indices + first.unsqueeze(1)
 
+    def to(self, device: torch.device | str) -> Sparse:
+        """Return the same values on another device."""
+        return Sparse(self.indices.to(device), self.codes.to(device), self.negative.to(device))
+
     def look_up(self, table: Tensor) -> Tensor:
         """Return (chunks, k): the table's entry for each value. table: (512,), all codes, then all codes negated."""
         entries = self.codes.to(torch.int32) + self.negative.to(torch.int32) * CODES

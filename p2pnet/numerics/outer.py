@@ -34,8 +34,7 @@ def apply_result(
         raise ValueError(f"a result of shape {tuple(sparse.codes.shape)} for {theta.shape[0]} chunks")
     steps = _step_table(level_bias, alpha_ppm, theta.device)
     for block in chunk_blocks(theta.shape[0], theta.device, values=8 * fmt.k):
-        part = Sparse(sparse.indices[block], sparse.codes[block], sparse.negative[block])
-        part = Sparse(*(tensor.to(theta.device) for tensor in (part.indices, part.codes, part.negative)))
+        part = Sparse(sparse.indices[block], sparse.codes[block], sparse.negative[block]).to(theta.device)
         indices = part.indices.to(torch.int64)
         before = theta[block].gather(1, indices)
         after = (before.to(torch.float64) - part.look_up(steps)).to(torch.float32)
