@@ -161,6 +161,20 @@ def deadline(timeout_s: float, what: str) -> Iterator[None]:
         raise NetworkError(f"{what}: nothing within {timeout_s:g} s")
 
 
+@contextmanager
+def bare_errors() -> Iterator[None]:
+    """Raise an error that is alone in its group without the group, into which trio's nurseries put every error."""
+    alone: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        alone = group
+        while isinstance(alone, BaseExceptionGroup) and len(alone.exceptions) == 1:
+            alone = alone.exceptions[0]
+    if alone:
+        raise alone  # here, where the group does not become its context
+
+
 async def exchange(
     host: Host, peer: PeerId, protocol: str, body: bytes, timeout_s: float, answer_bytes_max: int
 ) -> bytes:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
-from p2pnet.errors import ConfigError, NetworkError, P2pnetError
+from p2pnet.errors import ConfigError, NetworkError
 from p2pnet.identity import Identity, PeerId, from_libp2p, peer_id_text
 from p2pnet.net import p2pd
 from p2pnet.net.control import Control, ControlError, receive_message
@@ -24,6 +24,7 @@ from p2pnet.net.host import (
     Limits,
     Misbehaviour,
     PeerAddrs,
+    bare_errors,
     check_key,
     check_protocol,
     deadline,
@@ -63,20 +64,13 @@ async def open_libp2p_host(
     """
     binary, identity = find_daemon(daemon_path), Identity.load(key_file)
     reception = Reception(limits or Limits(), on_misbehaviour)
-    failure: P2pnetError | None = None
-    with runtime_folder() as folder, UnixSocket.listen(folder / "h") as listener:
+    with runtime_folder() as folder, UnixSocket.listen(folder / "h") as listener, bare_errors():
         async with trio.open_nursery() as nursery:
             host = Libp2pHost(identity.peer, options, folder, reception, on_restart)
             nursery.start_soon(host.accept_streams, listener)
-            try:
-                await nursery.start(host.keep_daemon, binary, key_file, nursery)
-            except P2pnetError as error:
-                failure = error  # raised outside of the nursery, which would wrap it in a group
-            else:
-                yield host
+            await nursery.start(host.keep_daemon, binary, key_file, nursery)
+            yield host
             nursery.cancel_scope.cancel()
-    if failure:
-        raise failure
 
 
 class Libp2pHost:

@@ -26,6 +26,7 @@ from p2pnet.net.host import (
     Limits,
     Misbehaviour,
     PeerAddrs,
+    bare_errors,
     check_key,
     check_protocol,
     deadline,
@@ -67,16 +68,17 @@ class MemoryNetwork:
         if peer in self._hosts:
             raise ValueError(f"{peer_id_text(peer)} has a host here already")
         self._ports += 1
-        async with trio.open_nursery() as nursery:
-            reception = Reception(limits or Limits(), on_misbehaviour)
-            host = MemoryHost(self, peer, f"/ip4/127.0.0.1/tcp/{self._ports}", reception, nursery)
-            self._hosts[peer] = host
-            try:
-                yield host
-            finally:
-                del self._hosts[peer]
-                host.drop_connections()
-                nursery.cancel_scope.cancel()
+        with bare_errors():
+            async with trio.open_nursery() as nursery:
+                reception = Reception(limits or Limits(), on_misbehaviour)
+                host = MemoryHost(self, peer, f"/ip4/127.0.0.1/tcp/{self._ports}", reception, nursery)
+                self._hosts[peer] = host
+                try:
+                    yield host
+                finally:
+                    del self._hosts[peer]
+                    host.drop_connections()
+                    nursery.cancel_scope.cancel()
 
     def set_link(self, one: PeerId, other: PeerId, link: Link) -> None:
         """Change what happens between two hosts, from the next piece on; what is stalled goes on when healed."""

@@ -35,6 +35,7 @@ class Reception:
         self.limits = limits
         self.refused = 0  # streams over a bound, reset
         self.served = 0
+        self.misbehaved = 0
         self._on_misbehaviour = on_misbehaviour
         self._entries: dict[str, _Entry] = {}
         self.open_streams = 0  # inbound streams being handled
@@ -106,6 +107,7 @@ class Reception:
             _decrease(self._handled, (stream.peer, stream.protocol))
 
     def _report(self, peer: PeerId, rule: str, error: Exception) -> None:
+        self.misbehaved += 1
         log.warning("%s misbehaved: %s", peer_id_text(peer), error)
         self._on_misbehaviour(peer, rule)
 

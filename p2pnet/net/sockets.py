@@ -24,13 +24,23 @@ _RETRY_S: Final = 0.01
 _owned: Final[set[socket.socket]] = set()
 
 
+def close_in_children(sock: socket.socket) -> None:
+    """Let forked children close their copy of `sock`; to be taken back before it is closed here."""
+    _owned.add(sock)
+
+
+def let_children_have(sock: socket.socket) -> None:
+    """Take `close_in_children` back."""
+    _owned.discard(sock)
+
+
 class UnixSocket:
     """One end of a local stream. Closing it twice is fine; whoever waits in it gets an `OSError`."""
 
     def __init__(self, sock: socket.socket) -> None:
         """Take `sock` over."""
         self._raw = sock
-        _owned.add(sock)
+        close_in_children(sock)
         self._sock = trio.socket.from_stdlib_socket(sock)
 
     @classmethod
@@ -94,7 +104,7 @@ class UnixSocket:
 
     def close(self) -> None:
         """See `Transport`."""
-        _owned.discard(self._raw)
+        let_children_have(self._raw)
         self._sock.close()
 
     def __enter__(self) -> Self:

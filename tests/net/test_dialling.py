@@ -141,7 +141,7 @@ def test_without_targets_there_is_nothing_to_wait_for() -> None:
     ("reason", "short"),
     [
         (
-            "dialling X: failed to dial: all dials failed * [/ip4/127.0.0.1/tcp/9] connection refused * [/x] dial backoff",
+            "dialling X: all dials failed * [/ip4/127.0.0.1/tcp/9] connection refused * [/x] dial backoff",
             "/ip4/127.0.0.1/tcp/9: connection refused",
         ),
         ("failed to dial: failed to dial X: dial backoff", ""),
