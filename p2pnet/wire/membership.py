@@ -9,6 +9,7 @@ from typing import Annotated, Final
 from p2pnet.wire.codec import Count, Digest, Flag, Message, Range, Size, Uint63
 
 VERSION: Final = 1  # of the whole protocol family: members of one swarm must agree on it
+TOPIC: Final = "record"  # under which signed records travel by gossip
 ADDRS_MAX: Final = 16
 ADDR_BYTES_MAX: Final = 256
 RECORD_BYTES_MAX: Final = 4608  # 16 addresses of 256 bytes with their headers, the other fields, key and signature
