@@ -7,10 +7,9 @@ STAMP := $(VENV)/.stamp
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 
-# torch comes first and by itself: on Linux without an NVIDIA card from the index of its CPU builds (0.2 GB, not 3 GB).
-ifeq ($(shell uname -s):$(shell command -v nvidia-smi),Linux:)
-TORCH_FLAGS ?= --retries 0 --timeout 20 --extra-index-url https://download.pytorch.org/whl/cpu
-endif
+# torch comes first and by itself, pinned. On a Linux machine without an NVIDIA card its CPU build is much smaller:
+# make setup TORCH_FLAGS='--index-url https://download.pytorch.org/whl/cpu'
+TORCH_FLAGS ?=
 
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=

@@ -76,9 +76,8 @@ class Bulk:
         """Leaves of the payload, and so of the result."""
         return -(-self._chunks // CHUNKS_PER_LEAF)
 
-    def keep_payload(self, round_id: int, payload: bytes) -> bytes:
-        """Take this peer's payload of a round; returns its root, 32 bytes."""
-        tree = merkle.Tree.of(merkle.payload_leaves(payload, self._in.payload_bytes(CHUNKS_PER_LEAF)))
+    def keep_payload(self, round_id: int, payload: bytes, tree: merkle.Tree) -> bytes:
+        """Take this peer's payload of a round and the tree over it (`payload_tree`); returns its root, 32 bytes."""
         self._payloads[round_id], self._trees[round_id] = payload, tree
         return tree.root()
 
@@ -215,7 +214,7 @@ class Bulk:
                 return
         self._report(ev.GatherFailed(effect.round, effect.root))
 
-    async def audit(self, effect: ev.Audit, commits: tuple[bytes, ...]) -> None:
+    async def audit(self, effect: ev.Audit) -> None:
         """Recompute one leaf of a part from its signed inputs. A reducer that cannot be asked is not called a liar."""
         view, output = self._views.get((effect.round, effect.view)), self.output(effect.round, effect.root)
         honest = True
@@ -349,3 +348,8 @@ class Bulk:
     def _leaf_bytes(self, leaf: int, fmt: ChunkFormat) -> int:
         stop = min((leaf + 1) * CHUNKS_PER_LEAF, self._chunks)
         return fmt.payload_bytes(stop - leaf * CHUNKS_PER_LEAF)
+
+
+def payload_tree(payload: bytes, fmt: ChunkFormat) -> merkle.Tree:
+    """The tree over a payload's leaves of 64 chunks, whose root a commit carries."""
+    return merkle.Tree.of(merkle.payload_leaves(payload, fmt.payload_bytes(CHUNKS_PER_LEAF)))

@@ -53,7 +53,7 @@ class Codec(Message):
     kind: ClassVar[int] = 3
     k: Annotated[int, Range(8, 1024)]  # values of 4096 that a payload chunk carries
     k_result: Annotated[int, Range(8, 1024)]  # the same of a result chunk
-    level_bias: Annotated[int, Range(0, 255)]
+    level_bias: Annotated[int, Range(0, 129)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,154 @@
+"""Join the user's thread, which trains, to the node's, which talks: two queues, nothing shared."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import trio
+
+from p2pnet.errors import NetworkError, P2pnetError
+from p2pnet.wire.manifest import Manifest
+from p2pnet.wire.merkle import Tree
+from p2pnet.wire.signing import Signed
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The swarm is known: its manifest and initial parameters are here."""
+
+    manifest: Signed[Manifest]
+    initial: Path  # a safetensors file whose hash is the manifest's
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTask:
+    """Train this round."""
+
+    round_id: int
+    beacon: bytes  # 32 bytes
+    state_wanted: bool  # hash the parameters before training
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A round is decided: apply it."""
+
+    round_id: int
+    lineage: bytes  # after it, 32 bytes
+    void: bool
+    result: bytes  # all parts in order; empty when void
+    named: tuple[bool, ...] | None  # by leaf, whether my slice is among the inputs; None: I took no part
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The node has ended."""
+
+    error: BaseException | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attached:
+    """The learner is built; it stands at this round."""
+
+    chunks: int
+    round_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """The learner stands at the start of a round."""
+
+    round_id: int
+    checksum: int
+    state: bytes  # SHA-256, when it was wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Submitted:
+    """The learner has encoded its update."""
+
+    round_id: int
+    payload: bytes
+    tree: Tree  # over the payload's leaves
+    samples: int
+    assigned: bool
+    loss: float
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """The learner has no update this round."""
+
+    round_id: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Applied:
+    """The learner has applied a decided round."""
+
+    round_id: int
+    loss: float  # of the training before it, nan when there was none
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The user's loop is over."""
+
+
+ToUser = Opened | RoundTask | Outcome | Closed
+ToNode = Attached | Began | Submitted | Skipped | Applied | Leave
+
+
+class Bridge:
+    """What passes between the two threads. `give` and `bind` are the node's side, the rest the user's."""
+
+    def __init__(self) -> None:
+        self._to_user: queue.SimpleQueue[ToUser] = queue.SimpleQueue()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._take: Callable[[ToNode], None] | None = None
+
+    def bind(self, take: Callable[[ToNode], None]) -> None:
+        """The node is ready to take what the user's thread says; called in the node's thread."""
+        self._token, self._take = trio.lowlevel.current_trio_token(), take
+
+    def give(self, item: ToUser) -> None:
+        """Tell the user's thread something."""
+        self._to_user.put(item)
+
+    def tell(self, item: ToNode) -> None:
+        """Tell the node something; nothing happens when it has ended."""
+        if self._token is None or self._take is None:
+            raise ValueError("the node is not ready")
+        try:
+            self._token.run_sync_soon(self._take, item)
+        except trio.RunFinishedError:
+            pass  # `Closed` is on its way
+
+    def wait(self, timeout_s: float | None = None) -> ToUser:
+        """Return what the node says next; raises its error when it has failed, NetworkError after `timeout_s`."""
+        try:
+            item = self._to_user.get(timeout=timeout_s)
+        except queue.Empty:
+            raise NetworkError(f"nothing from the swarm within {timeout_s:g} s") from None
+        return self._raise_failure(item)
+
+    def poll(self) -> ToUser | None:
+        """Return what the node has said, or None."""
+        try:
+            return self._raise_failure(self._to_user.get_nowait())
+        except queue.Empty:
+            return None
+
+    def _raise_failure(self, item: ToUser) -> ToUser:
+        if isinstance(item, Closed):
+            self._to_user.put(item)  # for whoever asks next
+            if item.error is not None:
+                if isinstance(item.error, P2pnetError):
+                    raise item.error
+                raise P2pnetError(f"the node failed: {item.error!r}") from item.error
+        return item

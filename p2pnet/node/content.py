@@ -1,0 +1,175 @@
+"""Serve and fetch what a swarm is made of: its manifest and its initial parameters, by hash. Contract: protocols/swarm-1.md."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+
+import trio
+
+from p2pnet.errors import ConfigError, NetworkError, PeerError, WireError
+from p2pnet.identity import PeerId, peer_id_text, verify
+from p2pnet.net.host import Host, Stream
+from p2pnet.wire.codec import decode, encode
+from p2pnet.wire.manifest import MANIFEST_BYTES_MAX, Get, Manifest, open_manifest
+from p2pnet.wire.signing import Signed
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = "/p2pnet/swarm/1"
+REQUEST_BYTES_MAX = 256
+PIECE_BYTES_MAX = 4 << 20
+PIECE_TIMEOUT_S = 20.0
+RETRY_S = 1.0
+MANIFEST_NAME, INITIAL_NAME = "manifest.bin", "initial.safetensors"
+
+
+class Content:
+    """The files of one swarm in a state directory, and the stream handler that gives them to others."""
+
+    def __init__(self, folder: Path, swarm: bytes) -> None:
+        self.folder, self.swarm = folder, swarm
+        self.manifest: Signed[Manifest] | None = None
+
+    @property
+    def manifest_path(self) -> Path:
+        """The signed manifest."""
+        return self.folder / MANIFEST_NAME
+
+    @property
+    def initial_path(self) -> Path:
+        """The initial parameters, safetensors."""
+        return self.folder / INITIAL_NAME
+
+    def load(self) -> Signed[Manifest] | None:
+        """Read the manifest that is here already; raises ConfigError when it is damaged or another swarm's."""
+        try:
+            if self.manifest_path.stat().st_size > MANIFEST_BYTES_MAX:
+                raise ConfigError(f"{self.manifest_path}: larger than any manifest; remove it and it is fetched again")
+            raw = self.manifest_path.read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            self.manifest = open_manifest(raw, self.swarm, verify)
+        except WireError as error:
+            raise ConfigError(f"{self.manifest_path}: {error}; remove it and it is fetched again") from error
+        return self.manifest
+
+    def has_initial(self) -> bool:
+        """Tell whether the initial parameters are here, whole."""
+        if self.manifest is None or not self.initial_path.exists():
+            return False
+        return file_sha256(self.initial_path) == self.manifest.message.initial
+
+    async def serve(self, stream: Stream) -> None:
+        """Answer one request: a frame with the bytes, empty when they are not here."""
+        request = decode((Get,), await stream.receive_frame(REQUEST_BYTES_MAX))
+        if request.swarm != self.swarm:
+            raise PeerError(stream.peer, "swarm-1/R4", "another swarm")
+        length = min(request.length, PIECE_BYTES_MAX)
+        data = b""
+        if self.manifest is not None and request.digest == self.swarm:
+            data = self.manifest.raw[request.offset : request.offset + length]
+        elif self.manifest is not None and request.digest == self.manifest.message.initial:
+            data = await trio.to_thread.run_sync(_read_piece, self.initial_path, request.offset, length)
+        await stream.send_frame(data)
+
+    async def fetch(
+        self, host: Host, sources: Callable[[], Awaitable[Sequence[PeerId]]], progress: Callable[[str], None]
+    ) -> Signed[Manifest]:
+        """Fetch what is missing from whichever member gives it, however long that takes; cancel it to give up.
+
+        sources: the members that are connected now, asked again before each try.
+        """
+        while self.manifest is None:
+            for peer in await sources():
+                if await self._fetch_manifest(host, peer):
+                    break
+            else:
+                await trio.sleep(RETRY_S)
+        progress(f"manifest of {self.manifest.message.name!r} fetched and verified")
+        while not await trio.to_thread.run_sync(self.has_initial):
+            for peer in await sources():
+                if await self._fetch_initial(host, peer, progress):
+                    break
+            else:
+                await trio.sleep(RETRY_S)
+        return self.manifest
+
+    async def _fetch_manifest(self, host: Host, peer: PeerId) -> bool:
+        try:
+            raw = await self._fetch_bytes(host, peer, self.swarm, 0, MANIFEST_BYTES_MAX)
+            self.manifest = open_manifest(raw, self.swarm, verify)
+        except (NetworkError, PeerError, WireError) as error:
+            log.info("manifest from %s: %s", peer_id_text(peer), error)
+            return False
+        write_atomically(self.manifest_path, raw)
+        return True
+
+    async def _fetch_bytes(self, host: Host, peer: PeerId, digest: bytes, start: int, bytes_max: int) -> bytes:
+        data = bytearray()
+        while len(data) < bytes_max:
+            request = Get(self.swarm, digest, start + len(data), min(PIECE_BYTES_MAX, bytes_max - len(data)))
+            piece = await host.request(peer, PROTOCOL, encode(request), PIECE_TIMEOUT_S, PIECE_BYTES_MAX)
+            data += piece
+            if len(piece) < request.length:
+                break
+        return bytes(data)
+
+    async def _fetch_initial(self, host: Host, peer: PeerId, progress: Callable[[str], None]) -> bool:
+        """Fetch the initial parameters into a file beside their place; what is there of it is kept over a failure."""
+        assert self.manifest is not None
+        manifest, partial = self.manifest.message, self.initial_path.with_suffix(".partial")
+        size = partial.stat().st_size if partial.exists() else 0
+        try:
+            with open(partial, "ab") as file:
+                while size < manifest.initial_bytes:
+                    piece_bytes = min(PIECE_BYTES_MAX, manifest.initial_bytes - size)
+                    request = Get(self.swarm, manifest.initial, size, piece_bytes)
+                    piece = await host.request(peer, PROTOCOL, encode(request), PIECE_TIMEOUT_S, piece_bytes)
+                    if not piece:
+                        return False
+                    file.write(piece)
+                    size += len(piece)
+                    progress(f"initial parameters: {size} of {manifest.initial_bytes} bytes")
+        except (NetworkError, PeerError) as error:
+            log.info("initial parameters from %s: %s", peer_id_text(peer), error)
+            return False
+        if size != manifest.initial_bytes or file_sha256(partial) != manifest.initial:
+            log.warning("initial parameters from %s and perhaps others have another hash: again", peer_id_text(peer))
+            partial.unlink()
+            return False
+        os.replace(partial, self.initial_path)
+        return True
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".new")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
+
+
+def file_sha256(path: Path) -> bytes:
+    """SHA-256 of a file, 32 bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
+
+
+def _read_piece(path: Path, offset: int, length: int) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            file.seek(offset)
+            return file.read(length)
+    except OSError:
+        return b""

@@ -1,0 +1,256 @@
+"""One peer: the round machine in the middle, around it the network, the ledger and the user's learner."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import trio
+
+from p2pnet.core import events as ev
+from p2pnet.core.gossip import Verdict
+from p2pnet.core.round import Context, Restored
+from p2pnet.core.rounds import Rounds
+from p2pnet.core.state import HashChain, SwarmState
+from p2pnet.errors import P2pnetError
+from p2pnet.identity import Identity, PeerId, verify
+from p2pnet.ledger.log import Entry, Held, Ledger
+from p2pnet.net.host import Host
+from p2pnet.node import bridge as br
+from p2pnet.node.bulk import SLOW_BYTES_PER_S, Bulk
+from p2pnet.node.diary import Diary
+from p2pnet.node.inbox import Inbox
+from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
+from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.wire.codec import decode, encode
+from p2pnet.wire.manifest import Manifest
+from p2pnet.wire.round import Commit, Decision, Quorum, decode_outcome
+from p2pnet.wire.signing import Signed, open_signed
+
+log = logging.getLogger(__name__)
+
+SERVE_MAX = 32  # decisions sent in answer to one ask
+BEACON_PURPOSE = b"p2pnet/beacon/1"
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """What a peer knows before it starts: the manifest and what the ledger holds."""
+
+    swarm: bytes
+    manifest: Manifest
+    ledger: Ledger
+    chunks: int
+
+
+class Peer:
+    """Performs what the round machine wants. Everything here runs in the node's one trio thread."""
+
+    def __init__(
+        self,
+        swarm: Swarm,
+        identity: Identity,
+        host: Host,
+        inbox: Inbox,
+        links: Links,
+        bridge: br.Bridge,
+        diary: Diary,
+        reach: Callable[[], int] = lambda: 0,
+    ) -> None:
+        codec = swarm.manifest.codec
+        self._formats = (ChunkFormat(codec.k), ChunkFormat(codec.k_result))
+        self.swarm, self.identity, self.host, self.bridge, self.diary = swarm, identity, host, bridge, diary
+        self._reach = reach
+        self._ledger = swarm.ledger
+        self._rng = random.Random()  # noqa: S311 - audits, jitter: nothing that has to be secret
+        self.inbox, self.links = inbox, links
+        now_s = trio.current_time()
+        self.bulk = Bulk(host, swarm.swarm, swarm.chunks, self._formats, verify, inbox.put, self._ledger.part)
+        state = replay(swarm.swarm, swarm.manifest, self._ledger)
+        payload_bytes = sum(fmt.payload_bytes(swarm.chunks) for fmt in self._formats)
+        exchange_s = state.policy.grace_ms / 1000 + 2 * payload_bytes / SLOW_BYTES_PER_S
+        chain = HashChain(identity.secret(BEACON_PURPOSE + swarm.swarm))
+        context = Context(
+            identity.peer, identity.sign, verify, chain, self.bulk.leaves, exchange_s, self._rng, audits=True
+        )
+        held = tuple((held.outcome, held.commits) for held in self._ledger.held(state.round))
+        restored = Restored(self._ledger.slots_of_round(state.round), held)
+        self.rounds = Rounds(context, state, now_s, restored)
+        diary.state(state)
+
+    async def run(self) -> None:
+        """Take part in the swarm until cancelled."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            await self.host.handle("/p2pnet/exchange/1", self.bulk.serve, concurrency_per_peer=64)
+            await self._decide()
+
+    def take(self, item: br.ToNode) -> None:
+        """What the user's thread says."""
+        match item:
+            case br.Began(round_id, checksum, state):
+                self.inbox.put(ev.Started(round_id, checksum, state))
+            case br.Submitted():
+                root = self.bulk.keep_payload(item.round_id, item.payload, item.tree)
+                self.diary.trained(item.round_id, item.loss, trio.current_time())
+                up, down = 0, 0
+                self.inbox.put(
+                    ev.Encoded(item.round_id, root, item.samples, item.assigned, self._reach(), up, down)
+                )
+            case br.Skipped(round_id, reason):
+                self.diary.note(ev.Note(round_id, "skipped", reason))
+            case br.Applied(round_id, loss):
+                self.diary.applied(round_id, loss, trio.current_time())
+                self.inbox.put(ev.Applied(round_id))
+            case _:
+                raise ValueError(f"{item} does not belong here")
+
+    async def _decide(self) -> None:
+        """Feed the machine one event at a time and perform what follows, in order."""
+        while True:
+            event = await self.inbox.take(self.rounds.deadline_s)
+            effects = self.rounds.handle(event, trio.current_time())
+            if any(isinstance(effect, ev.Persist | ev.Hold | ev.Decide) for effect in effects):
+                await trio.to_thread.run_sync(self._write, effects)
+            for effect in effects:
+                self._perform(effect)
+            await trio.lowlevel.checkpoint()
+
+    def _write(self, effects: list[ev.Effect]) -> None:
+        """Make durable, in one transaction, all that must be before anything of these effects is sent."""
+        with self._ledger.batch():
+            for effect in effects:
+                match effect:
+                    case ev.Persist(number, slot, raw):
+                        self._ledger.sign_once(number, slot, raw)
+                    case ev.Hold(number, value, outcome, commits, roots):
+                        parts = self.bulk.outputs(number, roots)
+                        self._ledger.hold(Held(number, value, outcome, commits, roots), parts)
+                    case ev.Decide(number, decision, _, roots):
+                        entry = Entry(
+                            number, effect.after.lineage, decision.outcome, encode(decision.certificate),
+                            decision.commits, roots, int(time.time()),
+                        )  # fmt: skip
+                        self._ledger.append(entry, self.bulk.outputs(number, roots))
+
+    def _perform(self, effect: ev.Effect) -> None:
+        match effect:
+            case ev.Train(number, beacon, state_wanted):
+                self.diary.training(number, trio.current_time())
+                self.bridge.give(br.RoundTask(number, beacon, state_wanted))
+            case ev.Broadcast(raw):
+                self.links.broadcast(raw)
+            case ev.Send(to, raw):
+                self.links.send(to, raw)
+            case ev.Exchange():
+                self.bulk.open_view(effect)
+            case ev.Scatter():
+                self._nursery.start_soon(self.bulk.scatter, effect)
+            case ev.Reduce():
+                self._nursery.start_soon(self.bulk.reduce, effect)
+            case ev.Answer():
+                self.bulk.answer(effect)
+            case ev.Gather():
+                self._nursery.start_soon(self.bulk.gather, effect)
+            case ev.Audit():
+                self._nursery.start_soon(self.bulk.audit, effect)
+            case ev.Decide():
+                self._finish(effect)
+            case ev.Serve(to, start):
+                for decision in self._decisions(start):
+                    self.links.send(to, encode(decision))
+            case ev.Note():
+                self.diary.note(effect)
+            case _:
+                pass  # written already
+
+    def _finish(self, decide: ev.Decide) -> None:
+        """The round is decided and logged: let the learner apply it."""
+        commits = self.rounds.round.commits.held
+        last_s = max((commits[c.peer][1] for c in open_commits(decide.decision) if c.peer in commits), default=None)
+        self.diary.decided(decide, last_s, trio.current_time())
+        self.bridge.give(self._outcome(decide))
+        self.bulk.forget(decide.round)
+
+    def _outcome(self, decide: ev.Decide) -> br.Outcome:
+        if decide.void:
+            return br.Outcome(decide.round, decide.after.lineage, True, b"", None)
+        parts = [self.bulk.output(decide.round, root) for root in decide.roots]
+        if any(part is None for part in parts):
+            raise P2pnetError(f"round {decide.round} was decided and its result is not held: the ledger is damaged")
+        named = [False] * self.bulk.leaves
+        for (start, stop), accepted in zip(decide.spans, decide.accepted, strict=True):
+            named[start:stop] = [accepted] * (stop - start)
+        result = b"".join(part for part in parts if part is not None)
+        return br.Outcome(decide.round, decide.after.lineage, False, result, tuple(named) if any(named) else None)
+
+    def _decisions(self, start: int) -> list[Decision]:
+        entries = self._ledger.entries(start, start + SERVE_MAX)
+        return [Decision(decode((Quorum,), e.certificate), e.outcome, e.commits) for e in entries]
+
+    def judge(self, heard: ev.Heard) -> Verdict:
+        """Say what gossip does with a message of a round whose signature is right."""
+        ahead = round_of(heard) - self.rounds.state.round
+        if not -1 <= ahead <= ROUNDS_AHEAD:
+            return Verdict.IGNORE
+        if isinstance(heard.message, Quorum):
+            if ahead != 0:
+                return Verdict.IGNORE  # its electorate is not known here
+            return Verdict.ACCEPT if is_endorsed(heard.message, self.rounds.state) else Verdict.REJECT
+        return Verdict.ACCEPT
+
+    def snapshot(self) -> dict[str, Any]:
+        """What `p2pnet status` shows of the rounds."""
+        return self.diary.snapshot(self.rounds, self.links, self.host)
+
+
+def replay(swarm: bytes, manifest: Manifest, ledger: Ledger) -> SwarmState:
+    """Follow the decided rounds of a ledger from the manifest to the state they lead to.
+
+    What the ledger holds was verified before it was written; a damaged file is found by its lineage.
+    """
+    state = SwarmState.genesis(swarm, manifest)
+    size = len(ledger)
+    for start in range(0, size, 256):
+        for entry in ledger.entries(start, start + 256):
+            commits = [open_signed((Commit,), raw, _trust) for raw in entry.commits]
+            state = state.advance(entry.outcome, decode_outcome(entry.outcome), commits)
+            if state.lineage != entry.lineage:
+                raise P2pnetError(f"{ledger.path}: round {entry.round} does not lead to the lineage written beside it")
+    return state
+
+
+def results_since(ledger: Ledger, round_id: int) -> list[br.Outcome] | None:
+    """The outcomes from a round on, for a learner that stopped there; None when a result is not kept any more."""
+    outcomes = []
+    for entry in ledger.entries(round_id, len(ledger)):
+        void = decode_outcome(entry.outcome).void
+        parts = () if void else ledger.result(entry.round)
+        if parts is None:
+            return None
+        outcomes.append(br.Outcome(entry.round, entry.lineage, void, b"".join(parts), None))
+    return outcomes
+
+
+def open_commits(decision: Decision) -> list[Signed[Commit]]:
+    """The commits of a decided roster; their signatures were checked before."""
+    return [open_signed((Commit,), raw, _trust) for raw in decision.commits]
+
+
+def is_endorsed(message: Quorum, state: SwarmState) -> bool:
+    """Tell whether every endorsement of a bundle is a voter's, once, with a right signature."""
+    peers = [each.peer for each in message.endorsements]
+    if peers != sorted(set(peers)) or not set(peers) <= set(state.electorate):
+        return False
+    data = message.vote_bytes()
+    return all(verify(each.peer, data, each.signature) for each in message.endorsements)
+
+
+def _trust(_peer: PeerId, _data: bytes, _signature: bytes) -> bool:
+    return True
+
+

@@ -1,0 +1,272 @@
+"""Run one node from start to end: lock, key, daemon, discovery, content, ledger, rounds; the supervisor of it all."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import trio
+
+import p2pnet
+from p2pnet.config import NodeConfig
+from p2pnet.core import events as ev
+from p2pnet.core.gossip import Verdict
+from p2pnet.core.state import SwarmState
+from p2pnet.errors import ConfigError, NetworkError, P2pnetError
+from p2pnet.identity import Identity, PeerId, peer_id_text
+from p2pnet.ledger.lock import StateLock
+from p2pnet.ledger.log import Ledger
+from p2pnet.net.daemon import DaemonOptions
+from p2pnet.net.discovery import Discovery
+from p2pnet.net.host import split_addr
+from p2pnet.net.libp2p import Libp2pHost, open_libp2p_host
+from p2pnet.net.metrics import HostMetrics, serve_metrics
+from p2pnet.node import bridge as br
+from p2pnet.node.content import PROTOCOL as CONTENT_PROTOCOL
+from p2pnet.node.content import Content
+from p2pnet.node.diary import Diary
+from p2pnet.node.inbox import Inbox
+from p2pnet.node.links import Links
+from p2pnet.node.peer import Peer, Swarm, results_since
+from p2pnet.node.status import serve_status
+from p2pnet.wire.manifest import Link, Manifest
+from p2pnet.wire.signing import Signed
+
+log = logging.getLogger(__name__)
+
+KEY_NAME = "peer.key"
+LEDGER_NAME = "ledger.db"
+STOP_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    """What a node is started with."""
+
+    link: Link
+    folder: Path  # of this swarm on this machine: key, manifest, ledger, learner
+    config: NodeConfig
+    on_event: Callable[[str, dict[str, Any]], None] = field(default=lambda _kind, _fields: None)
+
+
+class Node:
+    """A node in a thread of its own; the user's thread talks to it over the bridge."""
+
+    def __init__(self, settings: NodeSettings) -> None:
+        self.settings = settings
+        self.bridge = br.Bridge()
+        self.diary = Diary(settings.on_event)
+        self._thread = threading.Thread(target=self._main, name="p2pnet-node", daemon=True)
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._scope: trio.CancelScope | None = None
+        self._attached: br.Attached | None = None
+        self._has_attached: trio.Event | None = None
+        self._peer: Peer | None = None
+        self._identity: Identity | None = None
+        self._links: Links | None = None
+        self._discovery: Discovery | None = None
+        self._trouble = ""
+        self.started_s = time.monotonic()
+
+    def start(self) -> None:
+        """Start the thread; what happens then comes over the bridge."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the node, its daemon and its thread; harmless when it has ended."""
+        if self._token is not None and self._scope is not None:
+            try:
+                self._token.run_sync_soon(self._scope.cancel)
+            except trio.RunFinishedError:
+                log.debug("the node has ended already")
+        self._thread.join(STOP_S)
+
+    @property
+    def peer(self) -> PeerId:
+        """Who this node is; known once the swarm is open."""
+        if self._identity is None:
+            raise ValueError("the node has no identity yet")
+        return self._identity.peer
+
+    def is_running(self) -> bool:
+        """Tell whether the node's thread is alive."""
+        return self._thread.is_alive()
+
+    def snapshot(self) -> dict[str, Any]:
+        """What `p2pnet status` shows."""
+        swarm = self.settings.link.swarm.hex()
+        common: dict[str, Any] = {
+            "version": p2pnet.__version__,
+            "swarm": swarm,
+            "uptime_s": round(time.monotonic() - self.started_s, 1),
+            "trouble": self._trouble,
+        }
+        if self._peer is None:
+            return common | {"phase": "opening"}
+        own = {"peer": peer_id_text(self._peer.identity.peer), "name": self._peer.swarm.manifest.name}
+        return common | own | self._peer.snapshot()
+
+    def _main(self) -> None:
+        """The thread: everything that goes wrong in the node ends here, is logged, and reaches the user's loop."""
+        error: BaseException | None = None
+        try:
+            trio.run(self._run)
+        except BaseExceptionGroup as group:
+            error = _first(group)
+        except Exception as single:
+            error = single
+        if error is not None and not isinstance(error, P2pnetError):
+            log.error("the node failed", exc_info=error)
+        self.bridge.give(br.Closed(error))
+
+    async def _run(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        self._has_attached = trio.Event()
+        settings = self.settings
+        with trio.CancelScope() as self._scope, ExitStack() as stack:
+            stack.enter_context(StateLock(settings.folder))
+            key_file = settings.folder / KEY_NAME
+            self._identity = identity = Identity.load_or_create(key_file)
+            options = DaemonOptions(listen=settings.config.listen, relays=_relays(settings))
+            async with open_libp2p_host(
+                options,
+                key_file,
+                daemon_path=settings.config.daemon,
+                on_misbehaviour=self._on_misbehaviour,
+                on_restart=self._on_restart,
+            ) as host:
+                await self._live(host, identity, stack)
+
+    async def _live(self, host: Libp2pHost, identity: Identity, stack: ExitStack) -> None:
+        settings, swarm = self.settings, self.settings.link.swarm
+        settings.on_event("listening", {"peer": peer_id_text(identity.peer), "addrs": list(host.addrs())})
+        inbox, content = Inbox(), Content(settings.folder, swarm)
+        rng = random.Random()  # noqa: S311 - jitter, and a session number that need not be secret
+        clock_s = time.time() - trio.current_time()
+        agent = f"p2pnet/{p2pnet.__version__}"
+        self._links = links = Links(host, swarm, identity, inbox.put, self._judge, agent, clock_s, rng)
+        bootstrap = (*settings.link.bootstrap, *settings.config.bootstrap)
+        self._discovery = Discovery(
+            host, swarm, bootstrap, on_connected=links.connected, on_trouble=self._on_trouble
+        )
+        if settings.config.metrics_port:
+            metrics = HostMetrics(host)
+            stack.enter_context(serve_metrics(metrics, settings.config.metrics_host, settings.config.metrics_port))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(serve_status, settings.folder, self.snapshot)
+            await host.handle(CONTENT_PROTOCOL, content.serve)
+            await nursery.start(links.run)
+            nursery.start_soon(self._discovery.run)
+            manifest = await self._open(host, content)
+            known = Swarm(swarm, manifest.message, self._open_ledger(manifest.message, stack), 0)
+            attached = await self._attach(content, known)
+            known = Swarm(swarm, manifest.message, known.ledger, attached.chunks)
+            self._peer = peer = Peer(known, identity, host, inbox, links, self.bridge, self.diary)
+            self._hand_over(known.ledger, attached.round_id)
+            settings.on_event("ready", {"peer": peer_id_text(identity.peer), "round": peer.rounds.state.round})
+            await peer.run()
+
+    async def _open(self, host: Libp2pHost, content: Content) -> Signed[Manifest]:
+        """Have the manifest and the initial parameters, from disk or from a member."""
+        manifest = await trio.to_thread.run_sync(content.load)
+        if manifest is not None and await trio.to_thread.run_sync(content.has_initial):
+            return manifest
+        strangers = {split_addr(addr).peer for addr in (*self.settings.link.bootstrap, *self.settings.config.bootstrap)}
+
+        async def sources() -> Sequence[PeerId]:
+            try:
+                return [found.peer for found in await host.connected() if found.peer not in strangers]
+            except NetworkError:
+                return []
+
+        def progress(text: str) -> None:
+            self.settings.on_event("progress", {"text": text})
+
+        progress("looking for a member that has the swarm's manifest")
+        return await content.fetch(host, sources, progress)
+
+    def _open_ledger(self, manifest: Manifest, stack: ExitStack) -> Ledger:
+        genesis = SwarmState.genesis(self.settings.link.swarm, manifest).lineage
+        path = self.settings.folder / LEDGER_NAME
+        return stack.enter_context(
+            Ledger(path, self.settings.link.swarm, genesis, keep_results=self.settings.config.keep_results)
+        )
+
+    async def _attach(self, content: Content, known: Swarm) -> br.Attached:
+        """Let the user's thread build its learner from the manifest."""
+        assert self._has_attached is not None
+        assert content.manifest is not None
+        self.bridge.bind(self._take)
+        self.bridge.give(br.Opened(content.manifest, content.initial_path))
+        await self._has_attached.wait()
+        assert self._attached is not None
+        return self._attached
+
+    def _hand_over(self, ledger: Ledger, round_id: int) -> None:
+        """Bring a learner that stopped at an earlier round up to the ledger's last."""
+        if round_id > len(ledger):
+            raise ConfigError(f"{ledger.path}: has {len(ledger)} rounds and the learner {round_id}: not the same run")
+        outcomes = results_since(ledger, round_id)
+        if outcomes is None:
+            raise ConfigError(
+                f"{ledger.path}: the results since round {round_id} are not kept any more; a snapshot is needed"
+            )
+        for outcome in outcomes:
+            self.bridge.give(outcome)
+
+    def _take(self, item: br.ToNode) -> None:
+        if isinstance(item, br.Attached):
+            assert self._has_attached is not None
+            self._attached = item
+            self._has_attached.set()
+        elif isinstance(item, br.Leave):
+            assert self._scope is not None
+            self._scope.cancel()
+        elif self._peer is not None:
+            self._peer.take(item)
+
+    def _judge(self, heard: ev.Heard) -> Verdict:
+        return Verdict.IGNORE if self._peer is None else self._peer.judge(heard)
+
+    def _on_misbehaviour(self, peer: PeerId, rule: str) -> None:
+        if self._links is not None:
+            self._links.misbehaved(peer, rule)
+
+    def _on_restart(self) -> None:
+        log.warning("the libp2p daemon died and was started again")
+        if self._discovery is not None:
+            self._discovery.renew()
+
+    def _on_trouble(self, message: str) -> None:
+        """No bootstrap peer answers."""
+        self._trouble = message
+        if self._links is not None and self._links.membership.up:
+            return  # members are connected: nothing to worry about
+        self.settings.on_event("trouble", {"text": message})
+        if self.settings.config.exit_when_unreachable:
+            raise NetworkError(message)
+
+
+def _relays(settings: NodeSettings) -> tuple[str, ...]:
+    """The bootstrap peers relay for us, unless all of this is on one machine."""
+    return tuple(addr for addr in settings.link.bootstrap if not addr.startswith(("/ip4/127.", "/ip6/::1/")))
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The error that a person is told: the first that is ours by design, else the first."""
+    leaves: list[BaseException] = []
+    pending: list[BaseException] = [group]
+    while pending:
+        error = pending.pop(0)
+        if isinstance(error, BaseExceptionGroup):
+            pending += error.exceptions
+        else:
+            leaves.append(error)
+    return next((error for error in leaves if isinstance(error, P2pnetError)), leaves[0])

@@ -1,0 +1,314 @@
+"""Train a model together with others: `join` a swarm and call `step` in an ordinary PyTorch loop."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+
+from p2pnet.config import NodeConfig
+from p2pnet.errors import ConfigError, NotFiniteError, P2pnetError
+from p2pnet.node import bridge as br
+from p2pnet.node.bulk import payload_tree
+from p2pnet.node.runner import Node, NodeSettings
+from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.train.assignment import Assignment
+from p2pnet.train.batches import Batches
+from p2pnet.train.learner import Learner
+from p2pnet.wire.manifest import Link, Manifest
+
+LEARNER_NAME = "learner.safetensors"
+SAVE_EVERY_S = 10.0  # at most this much work of ours is lost when the process is killed
+INITIAL_BYTES_MAX = 1 << 40
+
+OnEvent = Callable[[str, dict[str, Any]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """One decided round, as this peer saw it; times in seconds."""
+
+    round: int
+    void: bool  # decided without a result
+    credited: bool  # my update is in it, at least in part
+    loss: float  # mean over my steps of the round, nan when there were none
+    steps: int
+    train_s: float
+    wait_s: float  # the loop stood still for the exchange
+    lineage: str  # 64 hexadecimal digits; the same on every peer after this round
+
+
+class Opening:
+    """A swarm that is being opened: the node looks for it; then a model is needed."""
+
+    def __init__(
+        self,
+        link: str | Link,
+        state_dir: str | Path,
+        config: NodeConfig | None = None,
+        on_event: OnEvent = lambda _kind, _fields: None,
+    ) -> None:
+        """state_dir: of this swarm on this machine; everything the node must not forget is there."""
+        self.link = Link.parse(link) if isinstance(link, str) else link
+        self.folder = Path(state_dir)
+        self.node = Node(NodeSettings(self.link, self.folder, config or NodeConfig(), on_event))
+        self.node.start()
+        self._opened: br.Opened | None = None
+
+    def wait(self, timeout_s: float | None = None) -> Manifest:
+        """Wait until the manifest and the initial parameters are here.
+
+        Raises ConfigError for what the operator has to put right, NetworkError after `timeout_s`.
+        """
+        item = self.node.bridge.wait(timeout_s)
+        if not isinstance(item, br.Opened):
+            raise P2pnetError("the node ended before the swarm was open")
+        self._opened = item
+        return item.manifest.message
+
+    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Swarm:
+        """Take part with this model; its parameters become the swarm's. Raises ConfigError when it does not fit."""
+        if self._opened is None:
+            raise ValueError("wait for the swarm first")
+        return Swarm(self.node, self.folder, self._opened, model, optimizer)
+
+    def close(self) -> None:
+        """End the node."""
+        self.node.stop()
+
+
+def join(
+    link: str | Link,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer | None = None,
+    *,
+    state_dir: str | Path,
+    config: NodeConfig | None = None,
+    on_event: OnEvent = lambda _kind, _fields: None,
+    timeout_s: float | None = None,
+) -> Swarm:
+    """Join a swarm with a model: resume where `state_dir` stopped, or catch up with the others. Use it as `with`.
+
+    link: `p2pnet://<swarm id>?bootstrap=...`.   on_event: told (kind, fields) by the node's thread.
+    Raises ConfigError: a model that does not match the manifest (with the list of differing names), a state directory
+    in use, a missing daemon; NetworkError after `timeout_s` without the swarm's manifest.
+    """
+    opening = Opening(link, state_dir, config, on_event)
+    try:
+        opening.wait(timeout_s)
+        return opening.attach(model, optimizer)
+    except BaseException:
+        opening.close()
+        raise
+
+
+class Swarm:
+    """A running membership. `batches` gives what the beacon assigns, `step` counts, exchanges and applies."""
+
+    def __init__(
+        self, node: Node, folder: Path, opened: br.Opened, model: nn.Module, optimizer: torch.optim.Optimizer | None
+    ) -> None:
+        self.manifest = opened.manifest.message
+        self.optimizer = optimizer
+        self._node, self._bridge, self._folder = node, node.bridge, folder
+        codec, policy = self.manifest.codec, self.manifest.policy
+        self._format = ChunkFormat(codec.k)
+        self.learner = Learner(
+            model,
+            k=codec.k,
+            k_result=codec.k_result,
+            level_bias=codec.level_bias,
+            alpha_ppm=policy.alpha_ppm,
+            beta_ppm=policy.beta_ppm,
+        )
+        self.learner.check_table(self.manifest.parameters)
+        self.reports: list[Report] = []
+        self._batches: list[Batches] = []
+        self._task: br.RoundTask | None = None
+        self._closed = False
+        self._next_round = self._restore(opened.initial)
+        self._saved_s = time.monotonic()
+        self._bridge.tell(br.Attached(self.learner.chunks, self._next_round))
+        self._clear()
+        self._begin_next()
+
+    # For the loop ---------------------------------------------------------------------------------------------------
+
+    def batches(self, dataset: Dataset[Any], *, batch_size: int = 1, **options: Any) -> Batches:
+        """Batches of the samples that each round's beacon assigns to this peer; takes DataLoader's arguments.
+
+        Never looks ahead beyond a round. Ends when the swarm is closed.
+        """
+        made = Batches(dataset, self._assignment, batch_size=batch_size, **options)
+        self._batches.append(made)
+        return made
+
+    def step(self, loss: Tensor | float, samples: int) -> Report | None:
+        """Count one inner step; at the end of a round exchange with the others, and return the round's report.
+
+        loss: of this step, for the record.   samples: trained on in this step.   Cheap within a round. At its end it
+        waits for the round's decision, after which the model's parameters are the swarm's. Raises P2pnetError when the
+        node has failed.
+        """
+        if self._closed or self._task is None:
+            raise P2pnetError("the swarm is closed")
+        self._steps += 1
+        self._samples += samples
+        self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
+        early = self._bridge.poll()
+        if isinstance(early, br.Outcome):
+            return self._miss(early)
+        window_s = self.manifest.policy.window_ms / 1000
+        if self._steps < self.manifest.policy.h_steps and time.monotonic() - self._began_s < window_s:
+            return None
+        return self._exchange()
+
+    @property
+    def round(self) -> int:
+        """The round that is being trained."""
+        return self._next_round
+
+    @property
+    def round_step(self) -> int:
+        """Inner steps taken in this round."""
+        return self._steps
+
+    def status(self) -> dict[str, Any]:
+        """What `p2pnet status` shows."""
+        return self._node.snapshot()
+
+    def state_sha256(self) -> str:
+        """SHA-256 over the fp32 master parameters in name order, hexadecimal: equal on all peers after a round."""
+        return self.learner.state_sha256().hex()
+
+    def close(self) -> None:
+        """Save, leave, and end the node with its daemon; harmless when called again."""
+        if self._closed:
+            return
+        self._closed = True
+        for made in self._batches:
+            made.close()
+        try:
+            self._save()
+        finally:
+            self._node.stop()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    # Inside ---------------------------------------------------------------------------------------------------------
+
+    def _assignment(self) -> Assignment | None:
+        if self._closed or self._task is None:
+            return None
+        peer = bytes(self._node.peer)
+        return Assignment(self._task.round_id, self._task.beacon, peer, self.manifest.policy.h_steps)
+
+    def _exchange(self) -> Report:
+        """Commit to what was trained, wait for the decision, apply it."""
+        assert self._task is not None
+        trained_s = time.monotonic()
+        try:
+            update = self.learner.encode(self._steps, self.manifest.policy.h_steps)
+        except NotFiniteError as error:
+            self._bridge.tell(br.Skipped(self._task.round_id, str(error)))
+        else:
+            tree = payload_tree(update.payload, self._format)
+            assigned = bool(self._batches)
+            self._bridge.tell(
+                br.Submitted(self._task.round_id, update.payload, tree, self._samples, assigned, self._mean_loss())
+            )
+        item = self._bridge.wait()
+        if not isinstance(item, br.Outcome):
+            raise P2pnetError(f"the node said {type(item).__name__} where a round's outcome was due")
+        return self._finish(item, trained_s)
+
+    def _miss(self, outcome: br.Outcome) -> Report:
+        """The others decided without me: what I trained stays in the error feedback."""
+        assert self._task is not None
+        trained_s = time.monotonic()
+        try:
+            self.learner.encode(self._steps, self.manifest.policy.h_steps)
+        except NotFiniteError as error:
+            self._bridge.tell(br.Skipped(self._task.round_id, str(error)))
+        return self._finish(outcome, trained_s)
+
+    def _finish(self, outcome: br.Outcome, trained_s: float) -> Report:
+        loss, steps, began_s = self._mean_loss(), self._steps, self._began_s
+        self._apply(outcome, loss)
+        self._begin_next()
+        report = Report(
+            outcome.round_id,
+            outcome.void,
+            outcome.named is not None,
+            loss,
+            steps,
+            trained_s - began_s,
+            time.monotonic() - trained_s,
+            outcome.lineage.hex(),
+        )
+        self.reports.append(report)
+        return report
+
+    def _apply(self, outcome: br.Outcome, loss: float) -> None:
+        if outcome.round_id != self._next_round:
+            raise P2pnetError(f"round {outcome.round_id} was decided where round {self._next_round} is next")
+        if outcome.void:
+            self.learner.void()
+        else:
+            self.learner.apply(outcome.result, outcome.named)
+        self._next_round += 1
+        self._bridge.tell(br.Applied(outcome.round_id, loss))
+        if time.monotonic() - self._saved_s >= SAVE_EVERY_S:
+            self._save()
+
+    def _begin_next(self) -> None:
+        """Apply what is decided already, until there is a round to train."""
+        while True:
+            item = self._bridge.wait()
+            if isinstance(item, br.Outcome):
+                self._apply(item, math.nan)
+                continue
+            if not isinstance(item, br.RoundTask):
+                raise P2pnetError("the node ended")
+            self._clear()
+            self._task = item
+            state = self.learner.state_sha256() if item.state_wanted else b""
+            self._bridge.tell(br.Began(item.round_id, self.learner.checksum(), state))
+            return
+
+    def _clear(self) -> None:
+        self._steps = self._samples = 0
+        self._losses: list[Tensor | float] = []
+        self._began_s = time.monotonic()
+
+    def _mean_loss(self) -> float:
+        return sum(float(loss) for loss in self._losses) / len(self._losses) if self._losses else math.nan
+
+    def _restore(self, initial: Path) -> int:
+        """Set the learner to where this peer stopped, or to the initial parameters; returns the next round."""
+        path = self._folder / LEARNER_NAME
+        if not path.exists():
+            self.learner.load_initial(initial.read_bytes())
+            return 0
+        try:
+            return int(self.learner.load(path)["round"])
+        except (ConfigError, KeyError, ValueError) as error:
+            raise ConfigError(f"{path}: {error}; move it away and the run is replayed from its start") from error
+
+    def _save(self) -> None:
+        self.learner.save(self._folder / LEARNER_NAME, {"round": str(self._next_round)})
+        self._saved_s = time.monotonic()
