@@ -106,7 +106,10 @@ class Links:
             await self._host.handle(ROUND, self._serve_round, concurrency_per_peer=2)
             task_status.started()
             nursery.start_soon(self._tick)
-            nursery.start_soon(self._watch)
+            try:
+                await self._watch()
+            finally:
+                self._nursery = None  # streams that end later must not start anything
 
     def connected(self, found: PeerAddrs) -> None:
         """Discovery has dialled somebody who claims to be a member."""
