@@ -37,12 +37,15 @@ class BootstrapConfig:
     daemon_path: Path | None = None
 
     def daemon_options(self) -> DaemonOptions:
-        """Return how the daemon is run: as a server and relay that takes its operator's word that it is public."""
+        """Return how the daemon is run: as a server of the DHT and a relay.
+
+        That it is public is left to AutoNAT. When forced, the daemon's relay of libp2p's small default limits takes
+        the place of its large one, and circuits break after 128 kB (measured, in network namespaces).
+        """
         return DaemonOptions(
             listen=self.listen,
             announce=self.announce,
             dht="server",
-            reachability="public",
             relay_service=True,
             connections_low=self.connections_low,
             connections_high=self.connections_high,

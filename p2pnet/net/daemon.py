@@ -32,7 +32,7 @@ class DaemonOptions:
     announce: tuple[str, ...] = ()  # told to others in place of what the daemon finds out; behind a forwarded port
     relays: tuple[str, ...] = ()  # full addresses of the peers through which we are reached behind a NAT
     dht: Literal["auto", "server", "client"] = "auto"  # auto: server once AutoNAT says public, and on loopback
-    reachability: Literal["auto", "public", "private"] = "auto"
+    reachability: Literal["auto", "public", "private"] = "auto"  # public by force makes a relay of 128 kB per circuit
     nat_port_map: bool = False  # ask the router for a port by UPnP or NAT-PMP
     autonat: bool = True  # dial others back when they ask whether they are reachable
     relay_service: bool = False  # carry others' traffic

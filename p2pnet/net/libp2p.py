@@ -30,7 +30,7 @@ from p2pnet.net.host import (
     deadline,
     exchange,
 )
-from p2pnet.net.process import Daemon, pin_ports, run_daemon, runtime_folder
+from p2pnet.net.process import NODE_SOCKET, Daemon, pin_ports, run_daemon, runtime_folder
 from p2pnet.net.reception import Reception
 from p2pnet.net.sockets import UnixSocket
 
@@ -64,7 +64,7 @@ async def open_libp2p_host(
     """
     binary, identity = find_daemon(daemon_path), Identity.load(key_file)
     reception = Reception(limits or Limits(), on_misbehaviour)
-    with runtime_folder() as folder, UnixSocket.listen(folder / "h") as listener, bare_errors():
+    with runtime_folder() as folder, UnixSocket.listen(folder / NODE_SOCKET) as listener, bare_errors():
         async with trio.open_nursery() as nursery:
             host = Libp2pHost(identity.peer, options, folder, reception, on_restart)
             nursery.start_soon(host.accept_streams, listener)
@@ -84,7 +84,7 @@ class Libp2pHost:
         reception: Reception,
         on_restart: Callable[[], None],
     ) -> None:
-        """folder: with the control socket `c` and our own `h`, to which the daemon brings inbound streams."""
+        """folder: with the daemon's control socket, and ours, to which it brings inbound streams."""
         self.peer: Final = peer
         self.traffic: Final = Traffic()
         self.reception: Final = reception
@@ -92,7 +92,8 @@ class Libp2pHost:
         self._options, self._folder, self._on_restart = options, folder, on_restart
         self._control: Final = Control(folder / "c")
         self._daemon: Daemon | None = None
-        self._registrations: list[UnixSocket] = []
+        self._registrations: dict[str, UnixSocket] = {}  # protocol: the connection that keeps it registered
+        self._registering = trio.Lock()
         self._addrs: tuple[str, ...] = ()
         self._greetings = 0
 
@@ -128,7 +129,7 @@ class Libp2pHost:
         self.reception.add(protocol, handler, concurrency_per_peer)
         if self._daemon:
             try:
-                await self._register([protocol])
+                await self._register()
             except ControlError:
                 log.info("%s waits for the daemon", protocol)  # every handler is registered when it is back
 
@@ -237,11 +238,14 @@ class Libp2pHost:
             raise ConfigError(f"key: the daemon read another identity, {peer_id_text(daemon.me.peer)}")
         self._daemon = daemon
         self._note_addrs(daemon.me.addrs)
-        if self.reception.protocols:
-            await self._register(self.reception.protocols)
+        await self._register()
 
-    async def _register(self, protocols: Sequence[str]) -> None:
-        self._registrations.append(await self._control.hold(self._folder / "h", protocols))
+    async def _register(self) -> None:
+        """Tell the daemon about the handlers that it does not know; one at a time, or it would hear of some twice."""
+        async with self._registering:
+            if missing := [protocol for protocol in self.reception.protocols if protocol not in self._registrations]:
+                held = await self._control.hold(self._folder / NODE_SOCKET, missing)
+                self._registrations.update(dict.fromkeys(missing, held))
 
     async def _follow(self, daemon: Daemon) -> None:
         """Keep our addresses fresh until the daemon ends."""
@@ -256,8 +260,8 @@ class Libp2pHost:
 
     def _end(self) -> None:
         self._daemon = None
-        for registration in self._registrations:
-            registration.close()
+        for held in self._registrations.values():
+            held.close()
         self._registrations.clear()
 
     def _note_addrs(self, addrs: tuple[str, ...]) -> None:

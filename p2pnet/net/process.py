@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -34,6 +35,9 @@ START_S: Final = 20.0  # measured .2 s on an idle machine; four peers that impor
 STOP_S: Final = 1.0  # measured .005 s
 SOCKET_PATH_BYTES_MAX: Final = 103  # sun_path has 104 bytes on macOS, 108 on Linux, one of them for the final zero
 GOGC: Final = "50"  # measured after 500 MB: 72 MB of memory instead of 88, for no measurable time
+NODE_SOCKET: Final = "h"  # in the folder: ours, for inbound streams; the daemon's is "c"
+_PREFIX: Final = "p2pnet-"
+_SWEEP_AGE_S: Final = 60.0
 _POLL_S: Final = 0.01
 _LINES_KEPT: Final = 20
 _DIES_WITH_THREAD = sys.platform == "linux"  # not Final: a test tries what other systems have
@@ -54,14 +58,16 @@ log = logging.getLogger(__name__)
 def runtime_folder() -> Iterator[Path]:
     """Make a private folder (mode 0700) for sockets with a short path; removed at the end.
 
+    A node that was killed leaves its folder behind; the next one removes it.
     Raises `ConfigError` when no temporary folder has a path short enough for a socket.
     """
-    longest = "p2pnet-12345678/c"
+    longest = f"{_PREFIX}12345678/c"
     roots = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]
     for root in roots:
         fits = len(os.fsencode(root)) + 1 + len(longest) <= SOCKET_PATH_BYTES_MAX
         if root.startswith("/") and fits and os.access(root, os.W_OK | os.X_OK):
-            folder = Path(tempfile.mkdtemp(prefix="p2pnet-", dir=root))
+            _sweep(Path(root))
+            folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=root))
             break
     else:
         limit = f"a writable folder whose path has at most {SOCKET_PATH_BYTES_MAX - 1 - len(longest)} bytes"
@@ -70,6 +76,17 @@ def runtime_folder() -> Iterator[Path]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove the folders of nodes that are gone: ours, not new, and nobody listens at the node's socket."""
+    for folder in root.glob(f"{_PREFIX}????????"):
+        with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as trial:
+            status = folder.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _SWEEP_AGE_S:
+                trial.setblocking(False)
+                if trial.connect_ex(str(folder / NODE_SOCKET)) == errno.ECONNREFUSED:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +180,7 @@ def pin_ports(listen: Sequence[str], actual: Sequence[str]) -> tuple[str, ...]:
 def _spawn(binary: Path, arguments: Sequence[str], errors: socket.socket) -> subprocess.Popen[bytes]:
     """Start the daemon from the calling thread, which must be trio's: the daemon dies with the thread."""
     command = [str(binary), *arguments]
-    if _DIES_WITH_THREAD:
+    if _DIES_WITH_THREAD and sys.executable:  # none where Python is embedded; the other lifeline remains
         command = [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *command]
     return subprocess.Popen(
         command,

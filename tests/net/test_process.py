@@ -7,6 +7,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tempfile
 import textwrap
 import time
 from pathlib import Path
@@ -18,7 +19,6 @@ from p2pnet.errors import ConfigError, NetworkError
 from p2pnet.identity import Identity
 from p2pnet.net.daemon import DaemonOptions, find_daemon
 from p2pnet.net.process import check_listen, pin_ports, run_daemon, runtime_folder
-from p2pnet.net.sockets import UnixSocket
 
 LOOPBACK = DaemonOptions(listen=("/ip4/127.0.0.1/tcp/0",))
 
@@ -48,6 +48,27 @@ def test_a_temporary_folder_with_a_long_path_is_passed_over(monkeypatch: pytest.
         assert long not in folder.parents
 
 
+def test_what_killed_nodes_left_is_removed_and_living_ones_keep_theirs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with tempfile.TemporaryDirectory() as root, socket.socket(socket.AF_UNIX) as living:
+        monkeypatch.setenv("XDG_RUNTIME_DIR", root)
+        folders = {name: Path(root) / f"p2pnet-{name}" for name in ("deadnode", "new_node", "alive_01", "nosocket")}
+        for name, folder in folders.items():
+            folder.mkdir(mode=0o700)
+            if name in {"deadnode", "new_node"}:
+                with socket.socket(socket.AF_UNIX) as dead:
+                    dead.bind(str(folder / "h"))
+            if name == "alive_01":
+                living.bind(str(folder / "h"))
+                living.listen()
+            if name != "new_node":
+                os.utime(folder, (0, 0))
+        with runtime_folder() as own:
+            left = {path.name for path in Path(root).iterdir()}
+            assert left == {own.name, "p2pnet-new_node", "p2pnet-alive_01", "p2pnet-nosocket"}
+
+
 def test_a_port_in_use_is_the_operators_and_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         addr = f"/ip4/127.0.0.1/tcp/{other.getsockname()[1]}"
@@ -75,18 +96,6 @@ def test_ports_that_the_system_chose_are_kept_where_it_is_clear_which() -> None:
         "/ip4/0.0.0.0/tcp/0",
     )
     assert pin_ports([], actual) == ()
-
-
-async def test_a_forked_child_keeps_none_of_our_sockets() -> None:
-    ours, theirs = UnixSocket.pair()
-    with theirs:
-        child = os.fork()
-        if child == 0:
-            os._exit(0 if ours._raw.fileno() == -1 else 1)
-        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0  # noqa: ASYNC222
-        ours.close()
-        theirs.settimeout(5)
-        assert theirs.recv(1) == b""
 
 
 @pytest.mark.processes
