@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -14,16 +14,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from p2pnet.config import NodeConfig
+from p2pnet.config import NodeConfig, SwarmConfig, load_file
 from p2pnet.errors import ConfigError, NotFiniteError, P2pnetError
+from p2pnet.identity import Identity
+from p2pnet.manifests import make_manifest
 from p2pnet.node import bridge as br
 from p2pnet.node.bulk import payload_tree
-from p2pnet.node.runner import Node, NodeSettings
+from p2pnet.node.content import Content, write_atomically
+from p2pnet.node.runner import KEY_NAME, Node, NodeSettings
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.train.assignment import Assignment
 from p2pnet.train.batches import Batches
 from p2pnet.train.learner import Learner
-from p2pnet.wire.manifest import Link, Manifest
+from p2pnet.wire.manifest import PPM, Link, Manifest, swarm_id
 
 LEARNER_NAME = "learner.safetensors"
 SAVE_EVERY_S = 10.0  # at most this much work of ours is lost when the process is killed
@@ -108,6 +111,44 @@ def join(
     except BaseException:
         opening.close()
         raise
+
+
+def create(
+    config: str | Path | SwarmConfig,
+    model: nn.Module,
+    *,
+    state_dir: str | Path,
+    bootstrap: Sequence[str] = (),
+    key_file: str | Path | None = None,
+) -> Link:
+    """Make a swarm around a model: sign its manifest, keep it in `state_dir`, return the link that others join with.
+
+    config: a swarm.toml, or what is in it.   model: its parameters are the initial ones.   bootstrap: full multiaddrs,
+    `/ip4/.../tcp/4001/p2p/12D3KooW...`.   key_file: the creator's key; made in `state_dir` when it is not given.
+    Whoever calls `join` with the same `state_dir` is the creator, and the first to serve manifest and parameters.
+    Raises ConfigError for settings, a model or a key that will not do.
+    """
+    folder = Path(state_dir)
+    settings = config if isinstance(config, SwarmConfig) else load_file(SwarmConfig, Path(config))
+    content = Content(folder, b"")
+    if content.manifest_path.exists():
+        raise ConfigError(f"state_dir: {folder} holds a swarm already; give the new one a directory of its own")
+    identity = Identity.load_or_create(folder / KEY_NAME if key_file is None else Path(key_file))
+    if key_file is not None:
+        identity.save(folder / KEY_NAME)
+    learner = Learner(
+        model,
+        k=settings.codec.k,
+        k_result=settings.codec.k_result,
+        level_bias=settings.codec.level_bias,
+        alpha_ppm=round(settings.outer.alpha * PPM),
+        beta_ppm=round(settings.outer.beta * PPM),
+    )
+    initial = learner.initial_bytes()
+    manifest = make_manifest(settings, learner.parameter_table(), initial, identity, int(time.time()))
+    write_atomically(content.initial_path, initial)
+    write_atomically(content.manifest_path, manifest.raw)
+    return Link(swarm_id(manifest), tuple(bootstrap))
 
 
 class Swarm:

@@ -1,0 +1,1 @@
+"""Decisions: state machines without IO, `handle(event, now_s) -> effects`."""

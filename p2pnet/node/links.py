@@ -20,7 +20,7 @@ from p2pnet.net.control import addr_to_bytes, addr_to_text
 from p2pnet.net.host import Host, PeerAddrs, Stream
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, Message, decode, encode
 from p2pnet.wire.gossip import MESSAGES as GOSSIP_MESSAGES
-from p2pnet.wire.membership import RECORD_BYTES_MAX, Hello, HelloAnswer
+from p2pnet.wire.membership import RECORD_BYTES_MAX, TOPIC, Hello, HelloAnswer
 from p2pnet.wire.round import Decision, Quorum, open_round_message
 from p2pnet.wire.signing import Signed
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 HELLO = "/p2pnet/membership/1"
 GOSSIP = "/p2pnet/gossip/1"
 ROUND = "/p2pnet/round/1"
-TOPIC_RECORD, TOPIC_ROUND = "record", "round"
+TOPIC_ROUND = "round"
 OUTBOX_BYTES_MAX = 16 << 20  # queued for one peer on one protocol; beyond it the oldest are dropped
 OPENED_MAX = 1024  # messages opened for gossip's judgement and not yet delivered
 UP_WAIT_S = 10.0  # a stream may come before our own view of the hello
@@ -132,9 +132,13 @@ class Links:
 
     async def _serve_hello(self, stream: Stream) -> None:
         hello = decode((Hello,), await stream.receive_frame(2 * RECORD_BYTES_MAX))
-        answer = self._tell_membership(members.HelloReceived(stream.peer, hello))
+        later: list[members.Disconnect] = []  # a refusal is heard before the connection ends
+        answer = self._tell_membership(members.HelloReceived(stream.peer, hello), later)
         if answer is not None:
             await stream.send_frame(encode(answer))
+            await stream.finish()
+        for effect in later:
+            await self._reach(effect)
 
     async def _serve_gossip(self, stream: Stream) -> None:
         await self._wait_up(stream.peer)
@@ -230,8 +234,13 @@ class Links:
             with trio.move_on_at(min(time for time in times if time is not None)):
                 await self._wake.wait()
 
-    def _tell_membership(self, event: members.Event) -> HelloAnswer | None:
-        """Hand an event to membership and do what it wants; returns the answer to a hello."""
+    def _tell_membership(
+        self, event: members.Event, later: list[members.Disconnect] | None = None
+    ) -> HelloAnswer | None:
+        """Hand an event to membership and do what it wants; returns the answer to a hello.
+
+        later: takes up the disconnections, for a caller that has something to say first.
+        """
         answer: HelloAnswer | None = None
         for effect in self.membership.handle(event, trio.current_time()):
             match effect:
@@ -242,13 +251,15 @@ class Links:
                 case members.Down(peer):
                     self._set_down(peer)
                 case members.PublishRecord(raw):
-                    publish = news.Publish(TOPIC_RECORD, raw)
+                    publish = news.Publish(TOPIC, raw)
                     self._do_gossip(self.gossip.handle(publish, trio.current_time()))
                 case members.Refused(peer, reason):
                     self.refused[peer] = reason.name.lower().replace("_", " ")
                     log.warning("%s is not a neighbour: %s", peer_id_text(peer), self.refused[peer])
                 case members.Ban(peer, rule=rule):
                     log.warning("%s is banned: broke %s", peer_id_text(peer), rule)
+                case members.Disconnect() if later is not None:
+                    later.append(effect)
                 case _:
                     if self._nursery is not None:
                         self._nursery.start_soon(self._reach, effect)
@@ -300,7 +311,7 @@ class Links:
                         self._encoded = (message, encode(message))
                     self._put(peer, GOSSIP, self._encoded[1])
                 case news.Deliver(topic, data, peer):
-                    if topic == TOPIC_RECORD:
+                    if topic == TOPIC:
                         self._tell_membership(members.RecordReceived(peer, data))
                     elif (heard := self._opened.pop(data, None)) is not None:
                         self._report(ev.Heard(peer, heard.message))
@@ -310,7 +321,7 @@ class Links:
 
     def _validate(self, peer: PeerId, topic: str, data: bytes) -> news.Verdict:
         """Judge what gossip brought, before it is passed on."""
-        if topic == TOPIC_RECORD:
+        if topic == TOPIC:
             return self.membership.judge(peer, data, trio.current_time())
         if topic != TOPIC_ROUND:
             return news.Verdict.IGNORE  # a later version's

@@ -1,0 +1,1 @@
+"""Bytes: messages, their one encoding, signatures, hash trees."""
