@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ import trio.lowlevel
 from p2pnet.errors import ConfigError, NetworkError
 from p2pnet.identity import Identity, peer_id_text
 from p2pnet.net.daemon import DaemonOptions
-from p2pnet.net.host import Stream
+from p2pnet.net.host import Stream, join_addr
 from p2pnet.net.libp2p import Libp2pHost, open_libp2p_host
 from p2pnet.net.sockets import UnixSocket
 
@@ -117,3 +118,27 @@ async def test_relays_that_are_not_there_do_not_keep_a_host_from_starting_and_sh
     options = DaemonOptions(listen=LOOPBACK.listen, relays=(relay,), reachability="private")
     async with open_libp2p_host(options, key_at(tmp_path / "a")) as host:
         assert f"{relay}/p2p-circuit" in host.addrs()
+
+
+async def test_a_peer_that_nobody_can_dial_is_reached_through_its_relay(tmp_path: Path) -> None:
+    relaying = DaemonOptions(listen=LOOPBACK.listen, relay_service=True)
+    async with open_libp2p_host(relaying, key_at(tmp_path / "relay")) as relay:
+        full = join_addr(relay.addrs()[0], relay.peer)
+        hidden = DaemonOptions(listen=(), dht="client", reachability="private", relays=(full,))
+        async with (
+            open_libp2p_host(hidden, key_at(tmp_path / "a")) as behind_nat,
+            open_libp2p_host(LOOPBACK, key_at(tmp_path / "b")) as other,
+        ):
+            await behind_nat.handle(ECHO, echo)
+            assert behind_nat.addrs() == (f"{full}/p2p-circuit",)
+            with trio.fail_after(15):
+                while full not in await reached(other, behind_nat):  # noqa: ASYNC110
+                    await trio.sleep(0.1)
+            assert await other.request(behind_nat.peer, ECHO, b"hello", 5, 100) == b"hello"
+
+
+async def reached(host: Libp2pHost, other: Libp2pHost) -> str:
+    """Through which address `host` could connect to `other`, empty when it could not."""
+    with suppress(NetworkError):
+        await host.connect(other.peer, other.addrs(), 5)
+    return " ".join(addr for found in await host.connected() if found.peer == other.peer for addr in found.addrs)
