@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import queue
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -124,10 +125,8 @@ class Bridge:
         """Tell the node something; nothing happens when it has ended."""
         if self._token is None or self._take is None:
             raise ValueError("the node is not ready")
-        try:
+        with contextlib.suppress(trio.RunFinishedError):  # `Closed` is on its way
             self._token.run_sync_soon(self._take, item)
-        except trio.RunFinishedError:
-            pass  # `Closed` is on its way
 
     def wait(self, timeout_s: float | None = None) -> ToUser:
         """Return what the node says next; raises its error when it has failed, NetworkError after `timeout_s`."""

@@ -1,4 +1,4 @@
-"""Move a round's bulk data: slices out and in, reduced parts back, leaves for audits. Contract: protocols/exchange-1.md."""
+"""Move a round's bulk data: slices, reduced parts, leaves for audits. Contract: protocols/exchange-1.md."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from p2pnet.core.parts import CHUNKS_PER_LEAF, Part
 from p2pnet.errors import NetworkError, P2pnetError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host, Stream
-from p2pnet.numerics.codec import ChunkFormat, decode as decode_chunks
+from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.codec import decode as decode_chunks
 from p2pnet.numerics.reduce import reduce_leaf, reduce_part
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, decode, encode
@@ -307,7 +308,9 @@ class Bulk:
                 continue
             data, span_proof = slices[commit.peer], view.proofs[part.index][commit.peer]
             hashes = merkle.payload_leaves(data, self._in.payload_bytes(CHUNKS_PER_LEAF))
-            proof = merkle.narrow_proof(self.leaves, part.start, part.stop, hashes, span_proof, part.start + request.leaf)
+            proof = merkle.narrow_proof(
+                self.leaves, part.start, part.stop, hashes, span_proof, part.start + request.leaf
+            )
             proofs.append(LeafProof(place, proof))
             start = request.leaf * self._in.payload_bytes(CHUNKS_PER_LEAF)
             pieces.append(data[start : start + self._leaf_bytes(part.start + request.leaf, self._in)])
@@ -329,7 +332,10 @@ class Bulk:
 
     def _take_output(self, round_id: int, root: bytes, data: bytes, leaves: int) -> bool:
         """Keep reduced bytes if they have this root; tells whether they do."""
-        if len(merkle.payload_leaves(data, self._out.payload_bytes(CHUNKS_PER_LEAF))) != leaves or self._root(data) != root:
+        if (
+            len(merkle.payload_leaves(data, self._out.payload_bytes(CHUNKS_PER_LEAF))) != leaves
+            or self._root(data) != root
+        ):
             return False
         self._outputs.setdefault((round_id, root), data)
         return True

@@ -55,18 +55,18 @@ class Diary:
         """The node starts at this state."""
         self.lineage = state.lineage
 
-    def training(self, round_id: int, now_s: float) -> None:
+    def training(self, now_s: float) -> None:
         """A round begins."""
         self._began_s, self._trained_s, self._loss = now_s, math.nan, math.nan
 
-    def trained(self, round_id: int, loss: float, now_s: float) -> None:
+    def trained(self, loss: float, now_s: float) -> None:
         """The update is encoded."""
         self._trained_s, self._loss = now_s, loss
         if math.isnan(self.loss_first):
             self.loss_first = loss
         self.loss_last = loss
 
-    def decided(self, decide: ev.Decide, last_commit_s: float | None, now_s: float) -> None:
+    def decided(self, decide: ev.Decide, last_commit_s: float | None) -> None:
         """The round is decided."""
         self._deciding = (decide, last_commit_s if last_commit_s is not None else math.nan)
 

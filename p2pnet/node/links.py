@@ -7,9 +7,9 @@ import random
 from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import trio
-from trio import TaskStatus
 
 from p2pnet.core import events as ev
 from p2pnet.core import gossip as news
@@ -97,7 +97,7 @@ class Links:
         self._wake = trio.Event()
         self._encoded: tuple[Message | None, bytes] = (None, b"")
 
-    async def run(self, *, task_status: TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self, *, task_status: Any = trio.TASK_STATUS_IGNORED) -> None:
         """Serve and keep in touch until cancelled; started once others can say hello."""
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
@@ -269,7 +269,7 @@ class Links:
     async def _reach(self, effect: members.Effect) -> None:
         """Perform what takes time: dial, say hello, disconnect."""
         if not isinstance(effect, members.Dial | members.SendHello | members.Disconnect):
-            raise ValueError(f"nothing to reach for in {effect}")
+            raise TypeError(f"nothing to reach for in {effect}")
         try:
             match effect:
                 case members.Dial(peer, addrs):

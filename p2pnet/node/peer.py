@@ -66,7 +66,7 @@ class Peer:
         self.swarm, self.identity, self.host, self.bridge, self.diary = swarm, identity, host, bridge, diary
         self._reach = reach
         self._ledger = swarm.ledger
-        self._rng = random.Random()  # noqa: S311 - audits, jitter: nothing that has to be secret
+        self._rng = random.Random()
         self.inbox, self.links = inbox, links
         now_s = trio.current_time()
         self.bulk = Bulk(host, swarm.swarm, swarm.chunks, self._formats, verify, inbox.put, self._ledger.part)
@@ -96,11 +96,9 @@ class Peer:
                 self.inbox.put(ev.Started(round_id, checksum, state))
             case br.Submitted():
                 root = self.bulk.keep_payload(item.round_id, item.payload, item.tree)
-                self.diary.trained(item.round_id, item.loss, trio.current_time())
+                self.diary.trained(item.loss, trio.current_time())
                 up, down = 0, 0
-                self.inbox.put(
-                    ev.Encoded(item.round_id, root, item.samples, item.assigned, self._reach(), up, down)
-                )
+                self.inbox.put(ev.Encoded(item.round_id, root, item.samples, item.assigned, self._reach(), up, down))
             case br.Skipped(round_id, reason):
                 self.diary.note(ev.Note(round_id, "skipped", reason))
             case br.Applied(round_id, loss):
@@ -140,7 +138,7 @@ class Peer:
     def _perform(self, effect: ev.Effect) -> None:
         match effect:
             case ev.Train(number, beacon, state_wanted):
-                self.diary.training(number, trio.current_time())
+                self.diary.training(trio.current_time())
                 self.bridge.give(br.RoundTask(number, beacon, state_wanted))
             case ev.Broadcast(raw):
                 self.links.broadcast(raw)
@@ -172,7 +170,7 @@ class Peer:
         """The round is decided and logged: let the learner apply it."""
         commits = self.rounds.round.commits.held
         last_s = max((commits[c.peer][1] for c in open_commits(decide.decision) if c.peer in commits), default=None)
-        self.diary.decided(decide, last_s, trio.current_time())
+        self.diary.decided(decide, last_s)
         self.bridge.give(self._outcome(decide))
         self.bulk.forget(decide.round)
 
@@ -252,5 +250,3 @@ def is_endorsed(message: Quorum, state: SwarmState) -> bool:
 
 def _trust(_peer: PeerId, _data: bytes, _signature: bytes) -> bool:
     return True
-
-

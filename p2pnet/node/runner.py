@@ -120,7 +120,7 @@ class Node:
             trio.run(self._run)
         except BaseExceptionGroup as group:
             error = _first(group)
-        except Exception as single:
+        except Exception as single:  # noqa: BLE001 - the supervisor: logged, and raised in the user's loop
             error = single
         if error is not None and not isinstance(error, P2pnetError):
             log.error("the node failed", exc_info=error)
@@ -148,14 +148,12 @@ class Node:
         settings, swarm = self.settings, self.settings.link.swarm
         settings.on_event("listening", {"peer": peer_id_text(identity.peer), "addrs": list(host.addrs())})
         inbox, content = Inbox(), Content(settings.folder, swarm)
-        rng = random.Random()  # noqa: S311 - jitter, and a session number that need not be secret
+        rng = random.Random()
         clock_s = time.time() - trio.current_time()
         agent = f"p2pnet/{p2pnet.__version__}"
         self._links = links = Links(host, swarm, identity, inbox.put, self._judge, agent, clock_s, rng)
         bootstrap = (*settings.link.bootstrap, *settings.config.bootstrap)
-        self._discovery = Discovery(
-            host, swarm, bootstrap, on_connected=links.connected, on_trouble=self._on_trouble
-        )
+        self._discovery = Discovery(host, swarm, bootstrap, on_connected=links.connected, on_trouble=self._on_trouble)
         if settings.config.metrics_port:
             metrics = HostMetrics(host)
             stack.enter_context(serve_metrics(metrics, settings.config.metrics_host, settings.config.metrics_port))
@@ -166,7 +164,7 @@ class Node:
             nursery.start_soon(self._discovery.run)
             manifest = await self._open(host, content)
             known = Swarm(swarm, manifest.message, self._open_ledger(manifest.message, stack), 0)
-            attached = await self._attach(content, known)
+            attached = await self._attach(content)
             known = Swarm(swarm, manifest.message, known.ledger, attached.chunks)
             self._peer = peer = Peer(known, identity, host, inbox, links, self.bridge, self.diary)
             self._hand_over(known.ledger, attached.round_id)
@@ -199,7 +197,7 @@ class Node:
             Ledger(path, self.settings.link.swarm, genesis, keep_results=self.settings.config.keep_results)
         )
 
-    async def _attach(self, content: Content, known: Swarm) -> br.Attached:
+    async def _attach(self, content: Content) -> br.Attached:
         """Let the user's thread build its learner from the manifest."""
         assert self._has_attached is not None
         assert content.manifest is not None
