@@ -1,11 +1,16 @@
-"""Judge what a proposer proposes: does it follow from the roster, and is all of it held? Contract: protocols/round-1.md."""
+"""Judge what proposers propose: does it follow from the roster, is it all held, is it honest? Pure.
+
+Contract: protocols/round-1.md, R40 to R46.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 
-from p2pnet.core.exchange import RosterExchange
+from p2pnet.core.events import Audit, Effect, Gather, Hold, Note, Root
 from p2pnet.core.parts import Part, assign_parts
+from p2pnet.core.slots import Context
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
@@ -23,10 +28,9 @@ class Candidate:
     commits: tuple[Signed[Commit], ...]
     parts: tuple[Part, ...]
     reduced: tuple[Signed[Reduced], ...]
-    checked: bool = False
+    checked: bool = False  # held and audited: it may be prepared
     audited: bool = False
     audit_asked: bool = False
-    gathers: set[bytes] = field(default_factory=set)  # roots asked for and not yet here
 
     @property
     def roots(self) -> tuple[bytes, ...]:
@@ -70,15 +74,112 @@ def judge_outcome(
             state.swarm, state.round, outcome.view, part.index, outcome.roster,
         ):  # fmt: skip
             raise WireError("round-1/R42", "a reduced digest of something else")
-        if signed.peer not in (part.reducer, part.backup) or len(message.inputs) != len(commits) or not any(message.inputs):
+        if signed.peer not in (part.reducer, part.backup):
             raise WireError("round-1/R31", "a reduced digest by somebody else")
+        if len(message.inputs) != len(commits) or not any(message.inputs):
+            raise WireError("round-1/R32", f"{len(message.inputs)} inputs of {len(commits)} commits")
     follows = state.outcome(outcome.roster, outcome.view, outcome.reduced, commits, outcome.state)
     if follows != outcome:
         raise WireError("round-1/R43", "electorate or beacon do not follow")
     return Candidate(outcome_digest(raw), raw, outcome, commits, parts, reduced, audited=outcome.void)
 
 
-def from_exchange(exchange: RosterExchange) -> tuple[bytes, ...] | None:
-    """The signed digests of a finished exchange, in part order; None while one is missing."""
-    result = exchange.result()
-    return None if result is None else tuple(signed.raw for signed in result)
+class Candidates:
+    """The outcomes of one round that may be decided, and the reduced parts that this peer holds."""
+
+    def __init__(self, context: Context, state: SwarmState, now_s: float) -> None:
+        self.context = context
+        self.state = state
+        self.found: dict[bytes, Candidate] = {}
+        self.refused: set[bytes] = set()
+        self.held: set[Root] = set()
+        self._again_s = now_s  # not before: parts that nobody gave are asked for again
+        self._asked: set[Root] = set()  # on their way
+
+    def adopt(self, raw: bytes, outcome: Outcome, commits: tuple[Signed[Commit], ...]) -> Candidate:
+        """Take an outcome whose shape is right; raises WireError with the rule broken."""
+        candidate = judge_outcome(self.state, raw, outcome, commits, self.context.leaves, self.context.verify)
+        candidate.audited = candidate.audited or not self.context.audits
+        self.found[candidate.value] = candidate
+        return candidate
+
+    def hold(self, root: Root) -> None:
+        """The bytes of a part are here."""
+        self.held.add(root)
+        self._asked.discard(root)
+
+    def gather_failed(self, root: Root, again_s: float) -> None:
+        """Nobody gave the bytes of a part: they are asked for again a little later."""
+        self._again_s = again_s
+        self._asked.discard(root)
+
+    def asked(self, gather: Gather) -> Gather:
+        """Note that a part is on its way."""
+        self._asked.add(gather.root)
+        return gather
+
+    def missing(self, candidate: Candidate) -> list[Signed[Reduced]]:
+        """The parts of an outcome whose bytes are not here."""
+        return [signed for signed in candidate.reduced if signed.message.root not in self.held]
+
+    def again_s(self, candidate: Candidate, expected: Collection[Root]) -> float | None:
+        """When a part of this outcome wants to be asked for again; None when all are here or on their way."""
+        roots = {signed.message.root for signed in self.missing(candidate)}
+        return self._again_s if roots.difference(self._asked, expected) else None
+
+    def gather(
+        self, candidate: Candidate, endorsers: Iterable[PeerId], expected: Collection[Root], now_s: float
+    ) -> list[Effect]:
+        """Fetch what is missing: from its author, then from anyone in the roster, then from who voted for it.
+
+        expected: parts that are on their way on the streams that took our slices.
+        """
+        effects: list[Effect] = []
+        for signed in self.missing(candidate) if now_s >= self._again_s else ():
+            root, part = signed.message.root, candidate.parts[signed.message.part]
+            if root in self._asked or root in expected:
+                continue
+            others = [commit.peer for commit in candidate.commits]
+            self.context.rng.shuffle(others)
+            sources = dict.fromkeys([signed.peer, *others, *endorsers])
+            sources.pop(self.context.me, None)
+            effects.append(self.asked(Gather(self.state.round, root, part.stop - part.start, tuple(sources))))
+        return effects
+
+    def audit(self, candidate: Candidate) -> list[Effect]:
+        """Choose one leaf at random: who lies in one of n leaves is caught by one of v voters with odds of v/n."""
+        if candidate.audit_asked:
+            return []
+        candidate.audit_asked = True
+        part = self.context.rng.choice(candidate.parts)
+        signed = candidate.reduced[part.index]
+        leaf = self.context.rng.randrange(part.stop - part.start)
+        view, inputs = candidate.outcome.view, signed.message.inputs
+        return [Audit(self.state.round, view, part, leaf, signed.message.root, inputs, signed.peer)]
+
+    def audited(self, root: Root, honest: bool) -> tuple[list[bytes], list[Effect]]:
+        """Take what an audit found; returns the values that are refused for it."""
+        lies: list[bytes] = []
+        effects: list[Effect] = []
+        for value, candidate in self.found.items():
+            if root not in candidate.roots or candidate.audited or not candidate.audit_asked:
+                continue
+            if honest:
+                candidate.audited = True
+            elif value not in self.refused:
+                self.refused.add(value)
+                lies.append(value)
+                author = candidate.reduced[candidate.roots.index(root)].peer
+                why = "a leaf does not follow from its inputs"
+                effects.append(Note(self.state.round, "wrong-part", why, (author,)))
+        return lies, effects
+
+    def check(self, candidate: Candidate) -> Hold:
+        """Call an outcome right; the effect keeps it durably, and must come before any vote for it."""
+        candidate.checked = True
+        raws = tuple(commit.raw for commit in candidate.commits)
+        return Hold(self.state.round, candidate.value, candidate.raw, raws, candidate.roots)
+
+    def has_result(self) -> bool:
+        """Tell whether an outcome with a result is held and right."""
+        return any(candidate.checked and not candidate.outcome.void for candidate in self.found.values())

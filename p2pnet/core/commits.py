@@ -1,8 +1,9 @@
-"""Collect the commits of a round, and make or judge its roster. Contract: protocols/round-1.md, R10 to R15."""
+"""Collect the commits of a round, and make or judge its roster. Contract: protocols/round-1.md, R10 to R16."""
 
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Collection
 
 from p2pnet.core.state import SwarmState
@@ -13,6 +14,7 @@ from p2pnet.wire.signing import Signed, Verify, open_signed
 
 PATIENCE = 1.5  # when half have committed, the others get this many times as long as they took
 OMITTED_SHARE_MAX = 10  # a roster may omit one in ten of the commits a voter held
+STRANGERS_MAX = 128  # commits held of peers that no decided roster has shown: identities are free, memory is not
 
 
 class Commits:
@@ -25,15 +27,21 @@ class Commits:
         self.window_s = state.policy.window_ms / 1000
         self.held: dict[PeerId, tuple[Signed[Commit], float]] = {}  # when each arrived
         self._verify = verify
+        self._strangers = 0
         self._opened: dict[bytes, Signed[Commit]] = {}  # rosters repeat what flooding brought
 
     def add(self, commit: Signed[Commit], now_s: float) -> str | None:
-        """Keep a commit whose signature is right; returns the rule it breaks, or None."""
+        """Keep a commit whose signature is right; returns the rule that keeps it out, or None."""
         broken = self.judge(commit)
-        if broken is None and commit.peer not in self.held:
-            self.held[commit.peer] = (commit, now_s)
-            self._opened[commit.raw] = commit
-        return broken
+        if broken is not None or commit.peer in self.held:
+            return broken
+        if not self.state.knows(commit.peer):
+            if self._strangers >= STRANGERS_MAX:
+                return "round-1/R14"
+            self._strangers += 1
+        self.held[commit.peer] = (commit, now_s)
+        self._opened[commit.raw] = commit
+        return None
 
     def judge(self, commit: Signed[Commit]) -> str | None:
         """Name the rule that a commit breaks, if any."""
@@ -46,25 +54,33 @@ class Commits:
             return "round-1/R12"
         return None
 
-    def deadline_s(self, awaited: Collection[PeerId]) -> float:
-        """When the commit phase ends: at once if all that are awaited have committed, else after a fair wait."""
+    def deadline_s(self, awaited: Collection[PeerId], newcomers: Collection[PeerId] = ()) -> float:
+        """When the commit phase ends: at once if all that are awaited have committed, else after a fair wait.
+
+        newcomers: peers that are there and were in no roster yet; they get PATIENCE after the others, never the window.
+        """
         times = sorted(self.held[peer][1] for peer in awaited if peer in self.held)
-        if times and len(times) == len(awaited):
-            return times[-1]
-        if self.held and not awaited:
-            return self.start_s
         latest = self.start_s + self.window_s + self.grace_s
-        half = len(awaited) // 2
-        if len(times) > half:
-            return min(latest, self.start_s + PATIENCE * (times[half] - self.start_s) + self.grace_s)
-        return latest
+        if len(times) < len(awaited) or not self.held:
+            half = len(awaited) // 2
+            return min(latest, self._patience_s(times[half])) if len(times) > half else latest
+        last_s = times[-1] if times else self.start_s
+        late = [self.held[peer][1] for peer in newcomers if peer in self.held]
+        if len(late) < len(newcomers):
+            return min(latest, self._patience_s(last_s))
+        return max([last_s, *late])
 
     def roster(self) -> tuple[bytes, ...]:
-        """The signed commits that a proposer puts into its roster, by peer; a draw when there are too many."""
-        commits = [commit for commit, _ in self.held.values()]
+        """The signed commits that a proposer puts into its roster, by peer.
+
+        Who started from other parameters than most voters is left out. When there are too many: the voters, then who
+        was in a decided roster before, then strangers, a draw within each: a flood of new names keeps nobody out.
+        """
+        checksum = self._usual_checksum()
+        commits = [commit for commit, _ in self.held.values() if commit.message.checksum == checksum]
         room = self.state.policy.group_size_max
         if len(commits) > room:
-            commits.sort(key=lambda c: hashlib.sha256(b"p2pnet/group/1\n" + self.state.beacon + c.peer).digest())
+            commits.sort(key=self._precedence)
         return tuple(commit.raw for commit in sorted(commits[:room], key=lambda c: c.peer))
 
     def open_roster(self, raws: tuple[bytes, ...]) -> tuple[Signed[Commit], ...]:
@@ -82,11 +98,36 @@ class Commits:
                 raise WireError(rule, "in a roster")
         return commits
 
-    def omitted_too_many(self, roster: Roster, commits: tuple[Signed[Commit], ...], now_s: float) -> bool:
-        """Tell whether the roster leaves out more than one in ten of the commits that had time to reach its proposer."""
-        if len(roster.commits) >= self.state.policy.group_size_max:
-            return False
+    def omitted_too_many(
+        self, roster: Roster, commits: tuple[Signed[Commit], ...], checksum: int | None, now_s: float
+    ) -> bool:
+        """Tell whether a roster leaves out more than one in ten of the commits that had time to reach its proposer.
+
+        Only peers that decided rosters have shown count, and only those that started where I did (checksum: mine): a
+        stranger cannot have a roster refused by telling some and not others. Of a full roster only the voters count.
+        """
         listed = {commit.peer for commit in commits}
-        known = [peer for peer, (_, at_s) in self.held.items() if now_s - at_s > self.grace_s]
-        omitted = sum(peer not in listed for peer in known)
-        return omitted * OMITTED_SHARE_MAX > len(known)
+        known = [
+            peer
+            for peer, (commit, at_s) in self.held.items()
+            if now_s - at_s > self.grace_s
+            and self.state.knows(peer)
+            and (checksum is None or commit.message.checksum == checksum)
+        ]
+        room, voters = self.state.policy.group_size_max, self.state.electorate
+        if len(roster.commits) >= room:
+            known = [peer for peer in known if peer in voters] if len(voters) < room else []
+        return sum(peer not in listed for peer in known) * OMITTED_SHARE_MAX > len(known)
+
+    def _patience_s(self, at_s: float) -> float:
+        return self.start_s + PATIENCE * (at_s - self.start_s) + self.grace_s
+
+    def _usual_checksum(self) -> int | None:
+        """The parameters that most voters started from; of all that committed when no voter did."""
+        sums = {peer: commit.message.checksum for peer, (commit, _) in self.held.items()}
+        counts = Counter(sums[peer] for peer in self.state.electorate if peer in sums) or Counter(sums.values())
+        return max(counts, key=lambda checksum: (counts[checksum], checksum), default=None)
+
+    def _precedence(self, commit: Signed[Commit]) -> tuple[bool, bool, bytes]:
+        draw = hashlib.sha256(b"p2pnet/group/1\n" + self.state.beacon + commit.peer).digest()
+        return (commit.peer not in self.state.electorate, not self.state.knows(commit.peer), draw)

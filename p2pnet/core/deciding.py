@@ -15,7 +15,9 @@ from p2pnet.identity import PeerId
 from p2pnet.wire.round import VIEW_MAX, Phase
 
 NIL = b""
-VIEWS_AHEAD = 64  # votes for views further on than this are not kept
+VIEWS_AHEAD = 64  # votes for views further on than this are not kept, only that their author is there
+VIEWS_BACK = 64  # votes of views further back than this are dropped, but for the one of the lock
+PROOFS_KEPT = 32  # of my prepares of a value, the latest so many are sent again
 VIEW_GROWTH = 1.5
 VIEW_GROWTH_MAX = 8.0
 
@@ -75,17 +77,26 @@ class Deciding:
         self._proposed: dict[int, tuple[bytes, int | None]] = {}  # view -> value, valid view
         self._checked: set[bytes] = set()
         self._refused: set[bytes] = set()
-        self._votes: dict[tuple[int, Phase], dict[PeerId, tuple[bytes, bytes]]] = {}
+        self._votes: dict[tuple[int, Phase], dict[bytes, dict[PeerId, bytes]]] = {}  # value -> voter -> signature
+        self._voted: dict[tuple[int, Phase], set[PeerId]] = {}
+        self._latest: dict[PeerId, int] = {}  # the latest view each voter was heard in, however far ahead
+        self._decided: tuple[int, bytes] | None = None  # more than 2/3 sealed it
         self._announced: set[tuple[int, bytes]] = set()  # Prepared quorums already reported
 
-    def restore(self, votes: Mapping[tuple[int, Phase], bytes]) -> None:
-        """Take up where a stopped process left off: its own signed votes; the last value it sealed is its lock."""
-        self.cast = dict(votes)
-        seals = [(view, value) for (view, phase), value in votes.items() if phase is Phase.SEAL and value]
+    def restore(self, votes: Mapping[tuple[int, Phase], tuple[bytes, bytes]], held: Iterable[bytes]) -> None:
+        """Take up where a stopped process left off.
+
+        votes: its own, with their signatures; what it sealed last is its lock.   held: values that it checked.
+        """
+        self._checked.update(held)
+        self.cast = {slot: value for slot, (value, _) in votes.items()}
+        seals = [(view, value) for (view, phase), value in self.cast.items() if phase is Phase.SEAL and value]
         self.locked = self.valid = max(seals) if seals else None
         self.view = max((view for view, _ in votes), default=0)
         phases = [phase for view, phase in votes if view == self.view]
         self.step = 2 if Phase.SEAL in phases else 1 if phases else 0
+        for (view, phase), (value, signature) in votes.items():
+            self._count_in(view, phase, value, {self.me: signature})
 
     def growth(self) -> float:
         """How much longer this view waits than the first."""
@@ -98,44 +109,84 @@ class Deciding:
         return self._run(now_s)
 
     def check(self, value: bytes, is_valid: bool, now_s: float) -> list[Action]:
-        """Hear whether a value is held and right."""
-        (self._checked if is_valid else self._refused).add(value)
+        """Hear whether a value is held and right; what was refused stays refused."""
+        if not is_valid:
+            self._refused.add(value)
+            self._checked.discard(value)
+        elif value not in self._refused:
+            self._checked.add(value)
         return self._run(now_s)
 
     def vote(self, peer: PeerId, view: int, phase: Phase, value: bytes, signature: bytes, now_s: float) -> list[Action]:
         """Count a vote whose signature is right; a second vote of the same peer in the same slot is not counted."""
-        if peer in self.electorate and 0 <= view <= min(self.view + VIEWS_AHEAD, VIEW_MAX):
-            self._votes.setdefault((view, phase), {}).setdefault(peer, (value, signature))
+        if peer not in self.electorate or not 0 <= view <= VIEW_MAX:
+            return []
+        news = view > self._latest.get(peer, -1)
+        self._latest[peer] = max(view, self._latest.get(peer, -1))
+        near = self.view - VIEWS_BACK <= view <= self.view + VIEWS_AHEAD
+        if near and peer not in self._voted.get((view, phase), ()):
+            self._count_in(view, phase, value, {peer: signature})
+            news = True
+        return self._run(now_s) if news else []
+
+    def bundle(
+        self, view: int, phase: Phase, value: bytes, endorsements: Mapping[PeerId, bytes], now_s: float
+    ) -> list[Action]:
+        """Count votes that came together, signatures checked.
+
+        A whole quorum counts as it is, in any view, whatever its members told us one by one: who votes twice must not
+        hide from us what the others have seen.
+        """
+        if len(self.electorate.intersection(endorsements)) < self.needed:
+            actions = []
+            for peer, signature in endorsements.items():
+                actions += self.vote(peer, view, phase, value, signature, now_s)
+            return actions
+        voters = {peer: signature for peer, signature in endorsements.items() if peer in self.electorate}
+        for peer in voters:
+            self._latest[peer] = max(view, self._latest.get(peer, -1))
+        self._count_in(view, phase, value, voters)
         return self._run(now_s)
 
     def expire(self, now_s: float) -> list[Action]:
         """The propose step took too long (line 57)."""
-        return self._run(now_s, self._cast(Phase.PREPARE, NIL)) if self.step == 0 else []
+        return self._run(now_s, self._cast(Phase.PREPARE, NIL)) if self.step == 0 and self.sealed is None else []
 
     def tick(self, now_s: float) -> list[Action]:
         """The prepare or seal step took too long with more than 2/3 heard (lines 61 and 65)."""
-        if self.deadline_s is None or now_s < self.deadline_s:
-            return []
-        self.deadline_s = None
-        if self.step == 1 and self._count(self.view, Phase.PREPARE) >= self.needed:
-            return self._run(now_s, self._cast(Phase.SEAL, NIL))
-        if self._count(self.view, Phase.SEAL) >= self.needed:
-            return self._run(now_s, self._enter(self.view + 1))
-        return []
+        first: list[Action] = []
+        if self.deadline_s is not None and now_s >= self.deadline_s and self.sealed is None:
+            self.deadline_s = None
+            if self.step == 1 and self._count(self.view, Phase.PREPARE) >= self.needed:
+                first = self._cast(Phase.SEAL, NIL)
+            elif self._count(self.view, Phase.SEAL) >= self.needed:
+                first = self._enter(self.view + 1)
+        return self._run(now_s, first)
 
-    def own_votes(self) -> list[tuple[int, Phase, bytes]]:
-        """The votes of the current view and of the lock, to be sent again."""
-        views = {self.view} | ({self.locked[0]} if self.locked else set())
+    def own_votes(self, asked: int | None = None) -> list[tuple[int, Phase, bytes]]:
+        """My votes that somebody may lack: of this view, the last, the one asked for, and what can prove a value.
+
+        A voter that fell behind needs the votes of its own view to leave it; a locked one can only be heard with the
+        prepares of the view it locked in (line 28), which nobody else keeps when all restart.
+        """
+        views = {self.view, self.view - 1, asked}
+        proofs = sorted((view for (view, phase), value in self.cast.items() if value and phase is Phase.PREPARE))
+        views.update(proofs[-PROOFS_KEPT:])
+        if self.locked:
+            views.add(self.locked[0])
         return [(view, phase, value) for (view, phase), value in self.cast.items() if view in views]
 
-    def heard(self, view: int) -> frozenset[PeerId]:
-        """Who voted in this view or a later one."""
-        return frozenset(peer for (at, _), votes in self._votes.items() if at >= view for peer in votes)
+    def ahead(self) -> bool:
+        """Tell whether a voter was heard in a later view than this one."""
+        return any(view > self.view for view in self._latest.values())
 
     def endorsements(self, view: int, phase: Phase, value: bytes) -> dict[PeerId, bytes]:
         """The signatures under this vote, by peer."""
-        votes = self._votes.get((view, phase), {})
-        return {peer: signature for peer, (voted, signature) in votes.items() if voted == value}
+        return dict(self._votes.get((view, phase), {}).get(value, {}))
+
+    def has_quorum(self, view: int, phase: Phase, value: bytes) -> bool:
+        """Tell whether more than 2/3 voted for this value."""
+        return len(self._votes.get((view, phase), {}).get(value, ())) >= self.needed
 
     def _run(self, now_s: float, first: list[Action] | None = None) -> list[Action]:
         """Apply every rule until none has anything more to do."""
@@ -158,7 +209,7 @@ class Deciding:
             return []
         if valid_view is None:
             free = self.locked is None or self.locked[1] == value
-        elif valid_view < self.view and self._has_quorum(valid_view, Phase.PREPARE, value):
+        elif valid_view < self.view and self.has_quorum(valid_view, Phase.PREPARE, value):
             free = self.locked is None or self.locked[0] <= valid_view or self.locked[1] == value
         else:
             return []  # line 28: not before more than 2/3 of the prepares it names are here
@@ -183,11 +234,11 @@ class Deciding:
 
     def _seals(self) -> list[Action]:
         """Line 49: more than 2/3 sealed one value, in any view."""
-        for view, phase in self._votes:
-            if phase is Phase.SEAL and (value := self._quorum_value(view, phase)):
-                self.sealed = Sealed(view, value, self.endorsements(view, phase, value))
-                return [self.sealed]
-        return []
+        if self._decided is None:
+            return []
+        view, value = self._decided
+        self.sealed = Sealed(view, value, self.endorsements(view, Phase.SEAL, value))
+        return [self.sealed]
 
     def _advance(self, now_s: float) -> list[Action]:
         """Lines 47 and 65: to the next view when this one decided nothing."""
@@ -200,17 +251,17 @@ class Deciding:
     def _skip(self) -> list[Action]:
         """Line 55: more than 1/3 are in a later view, so at least one honest voter is."""
         weak = len(self.electorate) - self.needed + 1
-        views = sorted({view for view, _ in self._votes if view > self.view}, reverse=True)
-        for view in views:
-            if len(self.heard(view)) >= weak:
-                return self._enter(view)
-        return []
+        later = [view for view in self._latest.values() if view > self.view]
+        return self._enter(sorted(later, reverse=True)[weak - 1]) if len(later) >= weak else []
 
     def _enter(self, view: int) -> list[Action]:
         if view > VIEW_MAX:
             return []
         self.view, self.step, self.deadline_s = view, 0, None
         self._proposed = {at: proposed for at, proposed in self._proposed.items() if at >= view}
+        kept = {mine[0] for mine in (self.locked, self.valid) if mine}
+        for slot in [slot for slot in self._votes if slot[0] < view - VIEWS_BACK and slot[0] not in kept]:
+            del self._votes[slot], self._voted[slot]
         return [Entered(view)]
 
     def _cast(self, phase: Phase, value: bytes) -> list[Action]:
@@ -221,17 +272,19 @@ class Deciding:
         value = self.cast.setdefault((self.view, phase), value)
         return [Cast(self.view, phase, value)]
 
-    def _count(self, view: int, phase: Phase) -> int:
-        return len(self._votes.get((view, phase), {}))
+    def _count_in(self, view: int, phase: Phase, value: bytes, endorsements: Mapping[PeerId, bytes]) -> None:
+        found = self._votes.setdefault((view, phase), {}).setdefault(value, {})
+        found.update(endorsements)
+        self._voted.setdefault((view, phase), set()).update(endorsements)
+        if phase is Phase.SEAL and value and len(found) >= self.needed:
+            self._decided = self._decided or (view, value)
 
-    def _has_quorum(self, view: int, phase: Phase, value: bytes) -> bool:
-        return len(self.endorsements(view, phase, value)) >= self.needed
+    def _count(self, view: int, phase: Phase) -> int:
+        return len(self._voted.get((view, phase), ()))
 
     def _quorum_value(self, view: int, phase: Phase) -> bytes | None:
-        counts: dict[bytes, int] = {}
-        for value, _ in self._votes.get((view, phase), {}).values():
-            counts[value] = counts.get(value, 0) + 1
-        return next((value for value, count in counts.items() if count >= self.needed), None)
+        votes = self._votes.get((view, phase), {})
+        return next((value for value, found in votes.items() if len(found) >= self.needed), None)
 
 
 _MOVED = Entered(-1)  # an observer's step: something changed, nothing is to be done

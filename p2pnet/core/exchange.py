@@ -1,8 +1,11 @@
-"""Follow one roster's exchange: slices out, reductions in, backups after the deadline. Contract: protocols/round-1.md."""
+"""Follow one roster's exchange: slices out, reductions in, backups after the deadline. Pure.
+
+Contract: protocols/round-1.md, R30 to R36.
+"""
 
 from __future__ import annotations
 
-from p2pnet.core.events import Answer, Effect, Exchange, Gather, Reduce, ReduceDone, Scatter
+from p2pnet.core.events import Answer, Effect, Exchange, Gather, Reduce, ReduceDone, Root, Scatter
 from p2pnet.core.parts import Part
 from p2pnet.identity import PeerId
 from p2pnet.wire.round import Commit, Reduced, Roster
@@ -41,10 +44,14 @@ class RosterExchange:
         self._arrived: dict[int, set[PeerId]] = {part.index: set() for part in parts}
         self._reducing: set[int] = set()
         self._outstanding: set[tuple[int, PeerId]] = set()  # slices sent whose result will come on the same stream
+        self._contribute = False
         self._stage = 0  # deadlines passed
 
     def begin(self, contribute: bool) -> list[Effect]:
-        """Open the exchange and send every slice to its reducer; `contribute`: my commit is in the roster and I hold it."""
+        """Open the exchange and send every slice to its reducer.
+
+        contribute: my commit is in the roster, and I hold its payload.
+        """
         effects: list[Effect] = [Exchange(self.round, self.view, self.commits, self.weights, self.parts)]
         self._contribute = contribute
         for part in self.parts if contribute else ():
@@ -123,6 +130,10 @@ class RosterExchange:
         if to == spec.reducer != spec.backup and (part, spec.backup) not in self._outstanding:
             return self._scatter(spec, spec.backup)
         return []
+
+    def expected(self, reduced: tuple[Signed[Reduced], ...]) -> set[Root]:
+        """Which of these parts will come on streams that took a slice of mine."""
+        return {each.message.root for each in reduced if (each.message.part, each.peer) in self._outstanding}
 
     def result(self) -> tuple[Signed[Reduced], ...] | None:
         """One reduced digest for each part, the reducer's before its backup's; None while one is missing."""

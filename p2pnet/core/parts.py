@@ -1,4 +1,4 @@
-"""Decide who reduces what: whole leaves shared out over the roster, in integers. Contract: protocols/round-1.md, section Parts."""
+"""Decide who reduces what: whole leaves shared out over the roster, in integers. Contract: protocols/round-1.md."""
 
 from __future__ import annotations
 

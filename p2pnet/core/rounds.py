@@ -6,21 +6,43 @@ Contract: protocols/round-1.md.
 
 from __future__ import annotations
 
-from collections import deque
-
+from p2pnet.core.answers import answer_ask, own_messages, prepared_quorum
 from p2pnet.core.events import (
-    Applied, Audited, Broadcast, Decide, Effect, Encoded, Event, Gathered, GatherFailed, Heard, Note, PeerDown, PeerUp,
-    ReduceDone, ScatterFailed, Send, Serve, SliceArrived, Started, Tick, Train,
+    Applied,
+    Audited,
+    Broadcast,
+    Decide,
+    Effect,
+    Encoded,
+    Event,
+    Gathered,
+    GatherFailed,
+    Heard,
+    Note,
+    PeerDown,
+    PeerUp,
+    ReduceDone,
+    ScatterFailed,
+    Send,
+    Serve,
+    SliceArrived,
+    Started,
+    Tick,
+    Train,
 )  # fmt: skip
 from p2pnet.core.round import Context, Restored, Round
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
-from p2pnet.wire.codec import encode
+from p2pnet.wire.codec import Message, encode
 from p2pnet.wire.round import Ask, Commit, Decision, Proposal, Quorum, Reduced, Roster, Vote
 from p2pnet.wire.signing import Signed
 
 AHEAD_MAX = 512  # messages of the next round kept until this one is applied
+AHEAD_PER_PEER = 16  # of one author
+DECISIONS_AHEAD = 16  # later rounds whose decision is kept, of at most DECISIONS_PER_ROUND senders
+DECISIONS_PER_ROUND = 3
 ASK_EVERY_S = 0.5  # to one peer, and answers to one peer
+ASKED_AT_ONCE = 4  # peers that a stalled one asks each time it wakes
 RESEND_MAX_S = 5.0
 AWAIT_NEWCOMER_ROUNDS = 2  # rounds that wait for a peer that is there and was in no roster yet
 TICK_MIN_S = 0.01  # ticks come no faster than this, whatever a deadline says
@@ -39,23 +61,27 @@ class Rounds:
         self.missing: tuple[PeerId, ...] = ()
         self._down: set[PeerId] = set()
         self._newcomers: dict[PeerId, int] = {}  # peers that are up and in no roster: rounds they were waited for
-        self._heard_s: dict[PeerId, float] = {}
-        self._highest = state.round
+        self._heard_s: dict[PeerId, float] = {}  # voters
+        self._expected = state.expected()
+        self._later: set[PeerId] = set()  # voters heard in a later round
+        self._caught_up = True  # the last round was decided by votes, not by a decision that others had made before
+        self._decisions: dict[int, dict[PeerId, Heard]] = {}
         self._asked_s: dict[PeerId, float] = {}
         self._answered_s: dict[PeerId, float] = {}
-        self._ahead: deque[Heard] = deque(maxlen=AHEAD_MAX)
+        self._ahead: dict[PeerId, list[Heard]] = {}  # by author
         self._now_s = now_s
         self._trains = False
         self._train_s: float | None = now_s
         self._resend_s = now_s + self.round.grace_s
         self._resend_after_s = self.round.grace_s
+        self._look_around()
 
     @property
     def deadline_s(self) -> float | None:
         """When a `Tick` is wanted, at the latest."""
         if self.round.decided is not None:
             return None
-        times = [self.round.deadline_s(), self._resend_s, None if self._trains else self._train_s]
+        times = [self.round.deadline_s(self._now_s), self._resend_s, None if self._trains else self._train_s]
         return max(min(time for time in times if time is not None), self._now_s + TICK_MIN_S)
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
@@ -69,11 +95,11 @@ class Rounds:
         return effects
 
     def behind(self) -> bool:
-        """Tell whether somebody was heard in a later round."""
-        return self._highest > self.state.round
+        """Tell whether others are in a later round: over 1/3 of the voters say so, or the last decision shows it."""
+        voters = self.round.deciding
+        return not self._caught_up or len(self._later) > len(voters.electorate) - voters.needed
 
     def _handle(self, event: Event, now_s: float) -> list[Effect]:
-        self.round.awaited, self.round.down = self._awaited(), frozenset(self._down)
         match event:
             case Tick():
                 return self.round.advance(now_s)
@@ -82,12 +108,12 @@ class Rounds:
             case PeerUp(peer):
                 self.up.add(peer)
                 self._down.discard(peer)
+                self._look_around()
                 return [*self._ask(peer, now_s), *self.round.advance(now_s)]
             case PeerDown(peer):
                 self.up.discard(peer)
-                if len(self._down) < PEERS_MAX:
-                    self._down.add(peer)
-                self.round.awaited, self.round.down = self._awaited(), frozenset(self._down)
+                self._see_down(peer)
+                self._look_around()
                 return self.round.advance(now_s)
             case Applied():
                 return self._next(now_s) if event.round == self.state.round else []
@@ -106,7 +132,7 @@ class Rounds:
             case Encoded():
                 return self.round.encoded(event, now_s) if self.round.decided is None else []
             case SliceArrived():
-                return self.round.slice_arrived(event, now_s)
+                return self.round.slice_arrived(event)
             case ReduceDone():
                 return self.round.reduce_done(event, now_s)
             case ScatterFailed():
@@ -120,21 +146,45 @@ class Rounds:
 
     def _hear(self, heard: Heard, now_s: float) -> list[Effect]:
         message = heard.message.message if isinstance(heard.message, Signed) else heard.message
-        number = message.certificate.round if isinstance(message, Decision) else message.round
-        author = heard.message.peer if isinstance(heard.message, Signed) else heard.sender
-        if len(self._heard_s) < PEERS_MAX or author in self._heard_s:
-            self._heard_s[author] = now_s
+        first = message.certificate if isinstance(message, Decision) else message
+        if first.swarm != self.state.swarm:
+            return []  # R1
+        self._remember(heard, message, now_s)
         if isinstance(message, Ask):
             return self._answer(heard.sender, message, now_s)
-        if number > self.state.round:
-            if number == self.state.round + 1:
-                self._ahead.append(heard)
-            if isinstance(heard.message, Signed):
-                self._highest = max(self._highest, number)
+        if first.round > self.state.round:
+            self._keep(heard, message, first.round)
             return self._ask(heard.sender, now_s) if self.round.decided is None else []
-        if number < self.state.round or self.round.decided is not None:
+        if first.round < self.state.round or self.round.decided is not None:
             return []
         return self._dispatch(heard, now_s)
+
+    def _remember(self, heard: Heard, message: Message, now_s: float) -> None:
+        """Note that a voter is alive: who hands something over, and who says what nobody repeats for it."""
+        voters = self.round.deciding.electorate
+        if heard.sender in voters:
+            self._heard_s[heard.sender] = now_s
+        if isinstance(message, Vote | Reduced) and isinstance(heard.message, Signed):
+            author = heard.message.peer
+            if author in voters:
+                self._heard_s[author] = now_s
+                if message.round > self.state.round:
+                    self._later.add(author)
+
+    def _keep(self, heard: Heard, message: Message, number: int) -> None:
+        """Keep what is of a later round, in bounds: decisions of the next rounds, other messages of the very next."""
+        if isinstance(message, Decision):
+            if number <= self.state.round + DECISIONS_AHEAD:
+                kept = self._decisions.setdefault(number, {})
+                if len(kept) < DECISIONS_PER_ROUND:
+                    kept.setdefault(heard.sender, heard)
+        elif number == self.state.round + 1:
+            author = heard.message.peer if isinstance(heard.message, Signed) else heard.sender
+            if not self.state.knows(author) and sum(map(len, self._ahead.values())) >= AHEAD_MAX:
+                return
+            messages = self._ahead.setdefault(author, [])
+            if len(messages) < AHEAD_PER_PEER:
+                messages.append(heard)
 
     def _dispatch(self, heard: Heard, now_s: float) -> list[Effect]:
         """Hand a message of the current round to it."""
@@ -158,10 +208,19 @@ class Rounds:
                 return round_.vote(message, now_s)  # type: ignore[arg-type]
         return []
 
-    def _awaited(self) -> frozenset[PeerId]:
-        """Whose commits are waited for: the last roster's, and for a few rounds those that have just come."""
-        newcomers = {peer for peer, waited in self._newcomers.items() if waited < AWAIT_NEWCOMER_ROUNDS and peer in self.up}
-        return frozenset((self.state.expected() | newcomers | {self.context.me}) - self._down)
+    def _look_around(self) -> None:
+        """Tell the round whose commits are waited for: the last roster's, and shortly those that have just come."""
+        down = frozenset(self._down)
+        self.round.awaited = (self._expected | {self.context.me}) - down
+        self.round.newcomers = frozenset(
+            peer for peer, waited in self._newcomers.items() if waited < AWAIT_NEWCOMER_ROUNDS and peer in self.up
+        )
+        self.round.down = down
+
+    def _see_down(self, peer: PeerId) -> None:
+        if len(self._down) >= PEERS_MAX:  # names are free: forget those that no roster has shown
+            self._down = {other for other in self._down if self.state.knows(other)}
+        self._down.add(peer)
 
     def _next(self, now_s: float) -> list[Effect]:
         """The decided round is applied: on to the next one."""
@@ -169,18 +228,35 @@ class Rounds:
         if decided is None:
             return []
         before, self.state = self.state, decided.after
+        self._caught_up = not self.round.from_decision
         present = {peer for peer, member in self.state.members.items() if member.last == before.round}
-        self._newcomers = {p: self._newcomers.get(p, 0) + 1 for p in list(self.up)[:PEERS_MAX] if p not in present}
+        self._expected = self.state.expected()
+        counted = {peer: rounds + (peer in self.up) for peer, rounds in self._newcomers.items() if peer not in present}
+        self._newcomers = dict(list(counted.items())[-PEERS_MAX:])
+        for peer in self.up.difference(present, self._newcomers):
+            self._newcomers[peer] = 0
+        voters = set(self.state.electorate)
+        self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}
+        self._later.clear()
         self.round = Round(self.context, self.state, now_s)
-        self.round.awaited, self.round.down = self._awaited(), frozenset(self._down)
+        self._look_around()
         self._trains = False
         self._train_s = now_s + (self.round.grace_s if self.behind() else 0.0)
         self._resend_after_s = self.round.grace_s
         self._resend_s = now_s + self._resend_after_s
-        ahead, self._ahead = list(self._ahead), deque(maxlen=AHEAD_MAX)
-        effects = self._train(now_s)
-        for heard in ahead:
+        return self._take_up(now_s)
+
+    def _take_up(self, now_s: float) -> list[Effect]:
+        """Hear again what came too early."""
+        ahead, self._ahead = self._ahead, {}
+        self._decisions = {number: kept for number, kept in self._decisions.items() if number >= self.state.round}
+        effects: list[Effect] = []
+        decisions = self._decisions.pop(self.state.round, {})
+        for heard in [*decisions.values(), *(heard for kept in ahead.values() for heard in kept)]:
             effects += self._hear(heard, now_s)
+        if not self._caught_up and self.round.undecided_certificate is None and self.round.decided is None:
+            for sender in decisions or list(self._asked_s)[-1:]:
+                effects += self._ask(sender, now_s)
         return effects
 
     def _train(self, now_s: float) -> list[Effect]:
@@ -210,8 +286,8 @@ class Rounds:
         self._answered_s[peer] = now_s
         if ask.round < self.state.round or self.round.decided is not None:
             return [Serve(peer, ask.round)]
-        effects: list[Effect] = [Send(peer, raw, True) for raw in self.round.answer_ask()]
-        proof = self.round.prepared_quorum()
+        effects: list[Effect] = [Send(peer, raw, True) for raw in answer_ask(self.round, ask.view)]
+        proof = prepared_quorum(self.round)
         return [*effects, *([Send(peer, encode(proof), False)] if proof else [])]
 
     def _watch(self, now_s: float) -> list[Effect]:
@@ -226,8 +302,9 @@ class Rounds:
             return self._unstall(now_s)
         self._resend_after_s = min(2 * self._resend_after_s, max(RESEND_MAX_S, self.round.grace_s))
         self._resend_s = now_s + self._resend_after_s
-        effects: list[Effect] = [Broadcast(raw, True) for raw in self.round.answer_ask()]
-        for peer in sorted(self.up):
+        effects: list[Effect] = [Broadcast(raw, True) for raw in own_messages(self.round)]
+        up = sorted(self.up)
+        for peer in self.context.rng.sample(up, min(ASKED_AT_ONCE, len(up))):
             effects += self._ask(peer, now_s)
         return [*effects, *self._stall(quiet_s, now_s)]
 

@@ -1,7 +1,7 @@
-"""What a swarm has decided about itself: members, electorate, beacon, lineage. Contract: protocols/round-1.md, section State.
+"""What a swarm has decided about itself: members, electorate, beacon, lineage. Contract: protocols/round-1.md, State.
 
-`SwarmState` is what every peer holds after the same decided rounds; `advance` is the only way forward, a pure function of
-the decided outcome and the roster, so that anyone can recompute it from the log.
+`SwarmState` is what every peer holds after the same decided rounds; `advance` is the only way forward, a pure function
+of the decided outcome and the roster, so that anyone can recompute it from the log.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from p2pnet.wire.signing import Signed
 
 CHAIN_LENGTH = 1 << 16  # reveals before a peer has to register a new chain: 30 ms and 8 MB to build
 FORGET_ROUNDS = 10_000  # a member unseen for this long loses its row, and with it its seniority
+FORGET_FACTOR = 64  # and so does one unseen for so many times the rounds it served: names that came once cost 4096 rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +65,10 @@ class SwarmState:
         last = max(member.last for member in self.members.values())
         return frozenset(peer for peer, member in self.members.items() if member.last == last)
 
+    def knows(self, peer: PeerId) -> bool:
+        """Tell whether a peer is more than a name: a founder, or in a decided roster not long ago."""
+        return peer in self.members or peer in self.founders
+
     def admits_preimage(self, peer: PeerId, preimage: bytes) -> bool:
         """Tell whether this is the next value of the peer's hash chain; the first one it shows is its tip."""
         member = self.members.get(peer)
@@ -97,7 +102,7 @@ class SwarmState:
         return _hash(b"p2pnet/beacon/1\n", self.beacon, self.round.to_bytes(4, "big"), revealed)
 
     def next_electorate(self, roster: Sequence[PeerId]) -> tuple[PeerId, ...]:
-        """Voters of the next round: those that did not miss this one, and up to 1/8 (at least one) of new ones by seniority."""
+        """Voters of the next round: those that did not miss this one, then by seniority up to 1/8 new ones, or one."""
         present = set(roster)
         stay = [peer for peer in self.electorate if peer in present]
         if not stay:  # nobody that may vote trained: the voters stay, or nobody could ever decide again
@@ -108,7 +113,11 @@ class SwarmState:
 
     def advance(self, outcome: bytes, decided: Outcome, commits: Sequence[Signed[Commit]]) -> SwarmState:
         """The state after this decided outcome; `commits` is its roster, empty for VOID."""
-        members = {p: m for p, m in self.members.items() if self.round - m.last < FORGET_ROUNDS}
+        members = {
+            peer: member
+            for peer, member in self.members.items()
+            if self.round - member.last < min(FORGET_ROUNDS, FORGET_FACTOR * member.accepted)
+        }
         for commit in commits:
             peer, tip = commit.peer, commit.message.preimage
             old = members.get(peer)
@@ -159,7 +168,7 @@ class HashChain:
         self._index = {value: index for index, value in enumerate(values)}
 
     def reveal(self, tip: bytes | None) -> bytes | None:
-        """The preimage of `tip`; of no tip, the end of the chain; None when the tip is not ours or the chain is used up."""
+        """The preimage of `tip`, of no tip the chain's end; None when it is not ours or the chain is used up."""
         if tip is None:
             return self._values[-1]
         index = self._index.get(tip)

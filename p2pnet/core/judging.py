@@ -1,0 +1,134 @@
+"""Follow a proposal from its bytes to a vote: its roster, its parts, its audit. Pure.
+
+Contract: protocols/round-1.md, R40 to R46.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pnet.core.candidates import Candidate
+from p2pnet.core.events import Effect, Note, Root
+from p2pnet.core.exchange import LATE_BACKUP
+from p2pnet.core.leading import VOID_AT
+from p2pnet.errors import WireError
+from p2pnet.wire.round import Phase, decode_outcome
+
+if TYPE_CHECKING:
+    from p2pnet.core.round import Round
+
+
+def judge(round_: Round, now_s: float) -> list[Effect]:
+    """Do what the proposal of this view, or the certificate, needs next; prepare only what is held and checked."""
+    effects = _certified(round_) if round_.undecided_certificate else _proposed(round_, now_s)
+    candidate = focus(round_)
+    if candidate is None or candidate.checked:
+        return effects
+    if candidate.outcome.void:
+        return [*effects, *_checked(round_, candidate, now_s)] if _void_is_right(round_, now_s) else effects
+    certificate = round_.undecided_certificate
+    endorsers = [each.peer for each in certificate.endorsements] if certificate else []
+    effects += round_.candidates.gather(candidate, endorsers, expected(round_, candidate, now_s)[0], now_s)
+    if round_.candidates.missing(candidate) or candidate.value in round_.candidates.refused:
+        return effects
+    if candidate.audited or certificate:
+        return [*effects, *_checked(round_, candidate, now_s)]
+    return [*effects, *round_.candidates.audit(candidate)]
+
+
+def deadlines_s(round_: Round, now_s: float) -> list[float | None]:
+    """When `judge` wants to be called again, if nothing is heard before."""
+    candidate = focus(round_)
+    if candidate is None or candidate.checked:
+        return []
+    if candidate.outcome.void:
+        return [void_from_s(round_) if round_.deciding.view > 0 and not round_.candidates.has_result() else None]
+    roots, until_s = expected(round_, candidate, now_s)
+    return [round_.candidates.again_s(candidate, roots), until_s if roots else None]
+
+
+def focus(round_: Round) -> Candidate | None:
+    """The outcome that matters now: the certified one, else the one proposed in this view."""
+    certificate, proposed = round_.undecided_certificate, round_.proposals.get(round_.deciding.view)
+    if certificate is not None:
+        return round_.candidates.found.get(certificate.value)
+    return round_.candidates.found.get(proposed.value) if proposed else None
+
+
+def expected(round_: Round, candidate: Candidate, now_s: float) -> tuple[set[Root], float]:
+    """The parts that will come on the streams that took my slices, and until when they are left to come."""
+    exchange = round_.exchanges.get(candidate.outcome.view)
+    if exchange is None or exchange.digest != candidate.outcome.roster:
+        return set(), now_s
+    until_s = exchange.start_s + LATE_BACKUP * exchange.timeout_s
+    if now_s >= until_s:
+        return set(), now_s
+    roots = exchange.expected(candidate.reduced)
+    return roots.difference(round_.candidates.held), until_s
+
+
+def void_from_s(round_: Round) -> float:
+    """When a voter accepts that this view gives no result."""
+    exchange = round_.exchanges.get(round_.deciding.view)
+    if exchange is not None:
+        return exchange.start_s + VOID_AT * exchange.timeout_s
+    return round_.view_s + round_.grace_s * round_.deciding.growth() / 2
+
+
+def _void_is_right(round_: Round, now_s: float) -> bool:
+    """VOID may be prepared from view 1 on, late in the view, by who holds no result; or when 2/3 prepared it before."""
+    deciding = round_.deciding
+    proposed = round_.proposals.get(deciding.view)
+    if round_.undecided_certificate:
+        return True
+    if proposed and deciding.has_quorum(proposed.signed.message.valid_view - 1, Phase.PREPARE, proposed.value):
+        return True
+    return deciding.view > 0 and not round_.candidates.has_result() and now_s >= void_from_s(round_)
+
+
+def _proposed(round_: Round, now_s: float) -> list[Effect]:
+    """Turn this view's proposal into a candidate, as soon as the roster that it names is here."""
+    deciding, candidates = round_.deciding, round_.candidates
+    proposed = round_.proposals.get(deciding.view)
+    if proposed is None or proposed.outcome is None or round_.my_state is None:
+        return []
+    value, outcome, message = proposed.value, proposed.outcome, proposed.signed.message
+    if value in candidates.found or value in candidates.refused:
+        return []
+    listed = round_.rosters.find(outcome.roster)
+    if not outcome.void:
+        if listed is None:
+            return []  # its roster may still come
+        if listed.omits and not deciding.has_quorum(message.valid_view - 1, Phase.PREPARE, value):
+            return []
+    try:
+        if outcome.state != round_.my_state:
+            raise WireError("round-1/R44", "another state than mine")
+        candidates.adopt(message.outcome, outcome, listed.commits if listed and not outcome.void else ())
+    except WireError as error:
+        return round_.refuse(value, str(error), proposed.signed.peer, now_s)
+    return []
+
+
+def _certified(round_: Round) -> list[Effect]:
+    """Find the certified outcome among the proposals that came, so that nobody has to be asked for it."""
+    certificate = round_.undecided_certificate
+    if certificate is None or certificate.value in round_.candidates.found:
+        return []
+    for proposed in round_.proposals.values():
+        listed = round_.rosters.find(proposed.outcome.roster) if proposed.outcome else None
+        if proposed.value == certificate.value and proposed.outcome and (listed or proposed.outcome.void):
+            try:
+                raw = proposed.signed.message.outcome
+                round_.candidates.adopt(raw, decode_outcome(raw), listed.commits if listed else ())
+            except WireError as error:  # certified and yet wrong: more than 1/3 of the voters lie, or we have a bug
+                return [Note(round_.state.round, "impossible-decision", str(error))]
+            break
+    return []
+
+
+def _checked(round_: Round, candidate: Candidate, now_s: float) -> list[Effect]:
+    if round_.undecided_certificate:
+        return []  # decided already: nothing is voted any more
+    round_.progress_s = now_s
+    return [round_.candidates.check(candidate), *round_.check(candidate.value, True, now_s)]

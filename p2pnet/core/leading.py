@@ -1,0 +1,99 @@
+"""The duties of a view's proposer: a roster, then a proposal. Pure. Contract: protocols/round-1.md, R20 to R24."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pnet.core.answers import prepared_quorum
+from p2pnet.core.events import Broadcast, Effect
+from p2pnet.core.exchange import RosterExchange
+from p2pnet.wire.codec import encode
+from p2pnet.wire.round import Commit, Proposal, Roster, outcome_digest
+from p2pnet.wire.signing import Signed
+
+if TYPE_CHECKING:
+    from p2pnet.core.round import Round
+
+VOID_AT = 2.0  # in exchange time-outs: a proposer without a result proposes VOID, before the view is given up
+
+
+def lead(round_: Round, now_s: float) -> list[Effect]:
+    """Do what the proposer of this view does now.
+
+    In this order: propose again what more than 2/3 prepared (Tendermint, lines 15 and 16); propose the result of the
+    exchange; in later views finish what an earlier proposer left undone; call a roster; at last propose VOID.
+    """
+    deciding, view = round_.deciding, round_.deciding.view
+    if round_.context.me != round_.state.proposer(view) or view in round_.proposals or deciding.step != 0:
+        return []
+    if deciding.valid is not None and (candidate := round_.candidates.found.get(deciding.valid[1])) is not None:
+        return _propose(round_, candidate.raw, deciding.valid[0] + 1, candidate.commits, now_s)
+    if round_.my_state is None:
+        return []  # my learner is not there yet: I do not know what the outcome says about the state
+    exchange = round_.exchanges.get(view) or _unfinished(round_)
+    if exchange is None:
+        if round_.commit_over_s is None:
+            return []
+        raws = round_.commits.roster()
+        if raws:
+            return _call_roster(round_, raws, now_s)
+        return _propose_void(round_, now_s) if view > 0 else []
+    reduced = exchange.result()
+    if reduced is not None:
+        outcome = round_.state.outcome(
+            exchange.digest, exchange.view, tuple(each.raw for each in reduced), exchange.commits, round_.my_state
+        )
+        commits = exchange.commits if exchange.view != view else ()
+        return _propose(round_, encode(outcome), 0, commits, now_s)
+    due_s = void_due_s(round_, exchange)
+    return _propose_void(round_, now_s) if due_s is not None and now_s >= due_s else []
+
+
+def void_due_s(round_: Round, exchange: RosterExchange | None) -> float | None:
+    """When this peer, as a proposer, proposes VOID because its exchange gives no result; never in view 0."""
+    view = round_.deciding.view
+    if exchange is None or exchange.view != view or view == 0 or round_.deciding.step != 0:
+        return None
+    if round_.context.me != round_.state.proposer(view) or view in round_.proposals or round_.my_state is None:
+        return None
+    return exchange.start_s + VOID_AT * exchange.timeout_s
+
+
+def _unfinished(round_: Round) -> RosterExchange | None:
+    """An exchange of an earlier view that is complete and held here, and that nobody proposed: its proposer is gone."""
+    for view in sorted(round_.exchanges, reverse=True):
+        if view >= round_.deciding.view or view in round_.proposals:
+            continue
+        exchange = round_.exchanges[view]
+        reduced = exchange.result()
+        if reduced is not None and all(each.message.root in round_.candidates.held for each in reduced):
+            return exchange
+    return None
+
+
+def _call_roster(round_: Round, raws: tuple[bytes, ...], now_s: float) -> list[Effect]:
+    state = round_.state
+    signed, effects = round_.slots.sign(Roster(state.swarm, state.round, round_.deciding.view, state.lineage, raws))
+    return [*effects, Broadcast(signed.raw, True), *round_.roster(signed, now_s)]
+
+
+def _propose_void(round_: Round, now_s: float) -> list[Effect]:
+    outcome = round_.state.outcome(b"", 0, (), (), round_.my_state or b"")
+    return _propose(round_, encode(outcome), 0, (), now_s)
+
+
+def _propose(
+    round_: Round, outcome: bytes, valid_view: int, commits: tuple[Signed[Commit], ...], now_s: float
+) -> list[Effect]:
+    """Propose an outcome; with its roster, where others may lack it, and the prepares that prove it."""
+    state, view = round_.state, round_.deciding.view
+    proof = prepared_quorum(round_) if valid_view else None
+    effects: list[Effect] = [Broadcast(encode(proof), False)] if proof is not None else []
+    signed, sent = round_.slots.sign(Proposal(state.swarm, state.round, view, valid_view, outcome))
+    effects += [*sent, Broadcast(signed.raw, True)]
+    if commits and outcome_digest(signed.message.outcome) == outcome_digest(outcome):
+        raws = tuple(commit.raw for commit in commits)
+        roster, sent = round_.slots.sign(Roster(state.swarm, state.round, view, state.lineage, raws))
+        effects += [*sent, Broadcast(roster.raw, True), *round_.proposal(signed, now_s), *round_.roster(roster, now_s)]
+        return effects
+    return [*effects, *round_.proposal(signed, now_s)]

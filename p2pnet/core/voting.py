@@ -1,0 +1,44 @@
+"""Turn what the vote count wants into signed messages. Pure. Contract: protocols/round-1.md, R50 to R56."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from p2pnet.core import deciding as votes
+from p2pnet.core.certificates import bundle
+from p2pnet.core.events import Broadcast, Effect, Send
+from p2pnet.wire.codec import encode
+from p2pnet.wire.round import Phase, Vote
+
+if TYPE_CHECKING:
+    from p2pnet.core.round import Round
+
+
+def act(round_: Round, actions: list[votes.Action], now_s: float, bundled: bool = False) -> list[Effect]:
+    """Turn what the vote count wants into effects; bundled: it follows from a bundle that somebody broadcast."""
+    effects: list[Effect] = []
+    pending = list(actions)
+    while pending:
+        match pending.pop(0):
+            case votes.Cast(view, phase, value):
+                vote = Vote(round_.state.swarm, round_.state.round, view, int(phase), value)
+                signed, sent = round_.slots.sign(vote)
+                proposer = round_.state.proposer(view)
+                effects += sent
+                if not value:
+                    effects.append(Broadcast(signed.raw, True))
+                elif proposer != round_.context.me:
+                    effects.append(Send(proposer, signed.raw, True))
+                pending += round_.deciding.vote(round_.context.me, view, phase, value, signed.signature, now_s)
+            case votes.Prepared(view, value, endorsements):
+                if round_.context.me == round_.state.proposer(view):
+                    quorum = bundle(round_.state, view, Phase.PREPARE, value, endorsements)
+                    effects.append(Broadcast(encode(quorum), False))
+            case votes.Sealed(view, value, endorsements):
+                round_.certificate = bundle(round_.state, view, Phase.SEAL, value, endorsements)
+                if not bundled or round_.context.me == round_.state.proposer(view):
+                    effects.append(Broadcast(encode(round_.certificate), False))
+            case votes.Entered(view):
+                effects += round_.enter(view, now_s)
+    return effects
+
