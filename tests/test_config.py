@@ -80,7 +80,7 @@ def test_a_result_has_twice_the_values_of_a_payload_unless_told_otherwise(k: int
     [
         ("k = 64", "k = 64\nk_result = 32", r"\[codec\] k_result: 32 is below k = 64"),
         ("k = 64", "k = 4", "from 8 to 1024"),
-        ("width = 64", "width = 66", r"\[task\] heads: 4 do not divide width = 66"),
+        ("width = 64", "width = 66", r"\[task\] heads: 4 do not cut width = 66"),
         ("[policy]", "[polcy]", "polcy: unknown key; did you mean policy"),
         ("alpha = 1", "alpha = 1.00000001", "at most 6 decimals"),
         (f'["{peer_id_text(ALICE)}"]', f'["{peer_id_text(ALICE)}", "{peer_id_text(ALICE)}"]', "named twice"),
