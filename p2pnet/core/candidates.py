@@ -180,6 +180,7 @@ class Candidates:
         raws = tuple(commit.raw for commit in candidate.commits)
         return Hold(self.state.round, candidate.value, candidate.raw, raws, candidate.roots)
 
-    def has_result(self) -> bool:
-        """Tell whether an outcome with a result is held and right."""
-        return any(candidate.checked and not candidate.outcome.void for candidate in self.found.values())
+    def result(self) -> Candidate | None:
+        """An outcome with a result that is held and right, of the latest roster; None when there is none."""
+        right = (candidate for candidate in self.found.values() if candidate.checked and not candidate.outcome.void)
+        return max(right, key=lambda candidate: (candidate.outcome.view, candidate.value), default=None)

@@ -17,6 +17,8 @@ from p2pnet.wire.round import Phase, decode_outcome
 if TYPE_CHECKING:
     from p2pnet.core.round import Round
 
+VOID_ANYWAY = 8  # from this view on, a result that others would not take is no reason to refuse VOID
+
 
 def judge(round_: Round, now_s: float) -> list[Effect]:
     """Do what the proposal of this view, or the certificate, needs next; prepare only what is held and checked."""
@@ -42,7 +44,7 @@ def deadlines_s(round_: Round, now_s: float) -> list[float | None]:
     if candidate is None or candidate.checked:
         return []
     if candidate.outcome.void:
-        return [void_from_s(round_) if round_.deciding.view > 0 and not round_.candidates.has_result() else None]
+        return [void_from_s(round_) if _may_void(round_) else None]
     roots, until_s = expected(round_, candidate, now_s)
     return [round_.candidates.again_s(candidate, roots), until_s if roots else None]
 
@@ -76,14 +78,19 @@ def void_from_s(round_: Round) -> float:
 
 
 def _void_is_right(round_: Round, now_s: float) -> bool:
-    """VOID may be prepared from view 1 on, late in the view, by who holds no result; or when 2/3 prepared it before."""
+    """VOID may be prepared from view 1 on, late in the view, by who holds no result; or if 2/3 prepared it before."""
     deciding = round_.deciding
     proposed = round_.proposals.get(deciding.view)
     if round_.undecided_certificate:
         return True
     if proposed and deciding.has_quorum(proposed.signed.message.valid_view - 1, Phase.PREPARE, proposed.value):
         return True
-    return deciding.view > 0 and not round_.candidates.has_result() and now_s >= void_from_s(round_)
+    return _may_void(round_) and now_s >= void_from_s(round_)
+
+
+def _may_void(round_: Round) -> bool:
+    view = round_.deciding.view
+    return view >= VOID_ANYWAY or (view > 0 and round_.candidates.result() is None)
 
 
 def _proposed(round_: Round, now_s: float) -> list[Effect]:

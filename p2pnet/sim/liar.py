@@ -1,0 +1,164 @@
+"""A simulated peer that lies: says different things to different peers, votes for everything, makes up parts.
+
+It signs only as itself, or under names that it makes up; it cannot forge another's signature.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from typing import TYPE_CHECKING, TypeVar
+
+from p2pnet.core import events as ev
+from p2pnet.core.state import SwarmState
+from p2pnet.identity import PeerId
+from p2pnet.sim.peer import SimPeer
+from p2pnet.sim.signatures import fake_sign, open_message
+from p2pnet.wire.codec import Message, encode
+from p2pnet.wire.round import (
+    Ask,
+    Commit,
+    Decision,
+    Endorsement,
+    Phase,
+    Proposal,
+    Quorum,
+    Reduced,
+    Roster,
+    Vote,
+    decode_outcome,
+    outcome_digest,
+)  # fmt: skip
+from p2pnet.wire.signing import Signed, sign_message
+
+if TYPE_CHECKING:
+    from p2pnet.sim.network import Simulation
+
+M = TypeVar("M", bound=Message)
+NAMES = 3  # made-up names at a time
+
+
+class Liar(SimPeer):
+    """A peer whose machine is honest and whose mouth is not, until it repents."""
+
+    def __init__(self, simulation: Simulation, peer: PeerId, state: SwarmState) -> None:
+        super().__init__(simulation, peer, state)
+        self.honest = False
+        self.lies = True
+        self.rng = random.Random(simulation.seed * 1000 + peer[0])
+
+    def take(self, event: ev.Event) -> None:
+        """Vote for everything that anybody proposes, in both phases, and go on as if nothing were."""
+        if self.lies and self.alive and isinstance(event, ev.Heard) and isinstance(event.message, Signed):
+            message = event.message.message
+            if isinstance(message, Proposal):
+                value = outcome_digest(message.outcome)
+                for phase in Phase:
+                    self._tell_some(Vote(message.swarm, message.round, message.view, int(phase), value))
+        super().take(event)
+        if self.lies and self.alive and self.rng.random() < 0.02:
+            self._babble()
+
+    def perform(self, effect: ev.Effect) -> None:
+        """Twist what is sent."""
+        if not self.lies:
+            if not isinstance(effect, ev.Persist):  # its slots are spoilt; that it may sign twice is what liars do
+                super().perform(effect)
+            return
+        match effect:
+            case ev.Persist():
+                pass
+            case ev.Broadcast(raw=raw, signed=signed):
+                for peer in self.simulation.peers:
+                    self._say(peer, raw, signed)
+            case ev.Send(to=to, raw=raw, signed=signed):
+                self._say(to, raw, signed)
+            case _:
+                super().perform(effect)
+
+    def _say(self, to: PeerId, raw: bytes, signed: bool) -> None:
+        message = open_message(raw, signed)
+        draw = self.rng.random()
+        if draw < 0.1:
+            return
+        if draw < 0.6:
+            self.simulation.carry(self.peer, to, raw, signed)
+        elif isinstance(message, Signed):
+            if message.peer != self.peer:
+                return
+            twisted = self._twist(message.message)
+            self.simulation.carry(self.peer, to, self._sign(twisted), True)
+        elif isinstance(message, Quorum):
+            value = self.rng.choice([message.value, self.rng.randbytes(32)])
+            listed = tuple(replace(each, signature=self.rng.randbytes(64)) for each in message.endorsements)
+            self.simulation.carry(self.peer, to, encode(replace(message, value=value, endorsements=listed)), False)
+
+    def _twist(self, message: Message) -> Message:
+        """Another message for the same slot."""
+        rng = self.rng
+        match message:
+            case Commit():
+                return replace(message, payload_root=rng.randbytes(32), samples=rng.randrange(2**32))
+            case Roster(commits=commits):
+                return replace(message, commits=tuple(sorted(rng.sample(commits, rng.randint(1, len(commits))))))
+            case Reduced(root=root):
+                lie = rng.choice([root, rng.randbytes(32)])
+                self.memory.add(lie)
+                self.simulation.lies.add(lie)
+                return replace(message, root=lie, inputs=message.inputs[: rng.randint(1, len(message.inputs))])
+            case Proposal():
+                return replace(message, outcome=self._twist_outcome(message.outcome), valid_view=rng.choice([0, 0, 1]))
+            case Vote():
+                return replace(message, value=rng.choice([b"", message.value, rng.randbytes(32), rng.randbytes(5)]))
+        return message
+
+    def _twist_outcome(self, raw: bytes) -> bytes:
+        outcome, rng = decode_outcome(raw), self.rng
+        match rng.randrange(4):
+            case 0:
+                return rng.randbytes(rng.randint(1, 99))
+            case 1:
+                return encode(self.rounds.state.outcome(b"", 0, (), (), outcome.state))
+            case 2:
+                return encode(replace(outcome, electorate=(self.peer,)))
+        lied = []
+        for each in outcome.reduced:
+            reduced: Reduced = open_message(each, True).message  # type: ignore[union-attr,assignment]
+            lie = rng.randbytes(32)
+            self.memory.add(lie)
+            self.simulation.lies.add(lie)
+            lied.append(self._sign(replace(reduced, root=lie)))
+        return encode(replace(outcome, reduced=tuple(lied)))
+
+    def _babble(self) -> None:
+        """Say things nobody asked for."""
+        rng, state = self.rng, self.rounds.state
+        number = rng.choice([state.round, state.round + 1, 2**32 - 1])
+        view = rng.choice([0, 1, self.rounds.round.deciding.view + 1, 60_000, 2**16 - 1])
+        value = rng.randbytes(32)
+        forged = Quorum(
+            state.swarm, number, view, rng.choice([1, 2]), value,
+            tuple(Endorsement(peer, rng.randbytes(64)) for peer in state.electorate),
+        )  # fmt: skip
+        void = encode(state.outcome(b"", 0, (), (), b""))
+        for peer in self.simulation.peers:
+            self.simulation.carry(self.peer, peer, encode(forged), False)
+            self.simulation.carry(self.peer, peer, encode(Decision(forged, void, ())), False)
+            self.simulation.carry(self.peer, peer, encode(Ask(state.swarm, number, view)), False)
+        self._tell_some(Vote(state.swarm, number, view, rng.choice([1, 2]), rng.choice([b"", value])))
+        self._tell_some(Reduced(state.swarm, number, view, rng.randrange(64), value, (257,), value))
+        for _ in range(NAMES):
+            name = PeerId(rng.randbytes(32))
+            commit = Commit(state.swarm, number, state.lineage, value, 1, value, 1, 0, 1, 2**32 - 1, 2**32 - 1)
+            signed = sign_message(commit, name, lambda data, name=name: fake_sign(name, data))  # type: ignore[misc]
+            for peer in rng.sample(sorted(self.simulation.peers), max(1, len(self.simulation.peers) // 2)):
+                self.simulation.carry(self.peer, peer, signed.raw, True)
+
+    def _tell_some(self, message: Message) -> None:
+        raw = self._sign(message)
+        for peer in self.simulation.peers:
+            if self.rng.random() < 0.7:
+                self.simulation.carry(self.peer, peer, raw, True)
+
+    def _sign(self, message: Message) -> bytes:
+        return sign_message(message, self.peer, lambda data: fake_sign(self.peer, data)).raw

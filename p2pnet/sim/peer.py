@@ -1,0 +1,173 @@
+"""One simulated peer: the node's own round machine on a played learner, disk and network."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from p2pnet.core import events as ev
+from p2pnet.core.round import Context, Restored
+from p2pnet.core.rounds import Rounds
+from p2pnet.core.state import HashChain, SwarmState
+from p2pnet.identity import PeerId
+from p2pnet.sim.signatures import fake_sign, fake_verify
+from p2pnet.wire.codec import encode
+from p2pnet.wire.round import Decision, outcome_digest
+
+if TYPE_CHECKING:
+    from p2pnet.sim.network import Simulation
+
+SERVE_MAX = 16  # decisions sent in answer to one ask
+AUDIT_CATCHES = 0.5  # share of audits of a wrong part that hit a wrong leaf
+
+
+@dataclass(slots=True)
+class Disk:
+    """What a crash leaves: signed slots, held values, decided rounds, parts."""
+
+    slots: dict[int, dict[bytes, bytes]] = field(default_factory=dict)
+    held: dict[int, list[tuple[bytes, tuple[bytes, ...]]]] = field(default_factory=dict)
+    log: list[Decision] = field(default_factory=list)
+    parts: set[bytes] = field(default_factory=set)
+    state: SwarmState | None = None
+    theta: bytes = bytes(32)
+
+
+class SimPeer:
+    """One simulated peer: the real round machine on a played learner, disk and network."""
+
+    def __init__(self, simulation: Simulation, peer: PeerId, state: SwarmState) -> None:
+        self.simulation = simulation
+        self.peer = peer
+        self.disk = Disk(state=state)
+        self.alive = False
+        self.frozen: list[ev.Event] | None = None  # events kept while frozen
+        self.epoch = 0  # of this process; what an earlier one scheduled is void
+        self.notes: list[ev.Note] = []
+        self.honest = True
+        self.fuse: int | None = None  # effects until this process is killed
+        self.chain = HashChain(hashlib.sha256(b"chain" + peer).digest(), 256)
+
+    def start(self) -> None:
+        """Start or restart the process from its disk."""
+        simulation, disk = self.simulation, self.disk
+        state = disk.state
+        if state is None:
+            raise ValueError("a peer starts from a state")
+        self.alive, self.frozen = True, None
+        self.epoch += 1
+        self.tick_s = -1.0  # when the next Tick is due; at most one is on its way that is not too late
+        self.memory = set(disk.parts)
+        self.exchanges: dict[tuple[int, int], ev.Exchange] = {}
+        self.slices: dict[tuple[int, int, int], set[PeerId]] = {}
+        self.waiting: dict[tuple[int, int, int], set[PeerId]] = {}
+        context = Context(
+            self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain,
+            simulation.setting.leaves, 1.0, simulation.rng,
+        )  # fmt: skip
+        restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
+        self.rounds = Rounds(context, state, simulation.now_s, restored)
+        for other in simulation.peers.values():
+            if other is not self and other.alive and simulation.linked(self.peer, other.peer):
+                self.take(ev.PeerUp(other.peer))
+                other.take(ev.PeerUp(self.peer))
+        self.take(ev.Tick())
+
+    def take(self, event: ev.Event) -> None:
+        """Hand an event to the machine and perform what it wants."""
+        if not self.alive:
+            return
+        if self.frozen is not None:
+            self.frozen.append(event)
+            return
+        for effect in self.rounds.handle(event, self.simulation.now_s):
+            if self.fuse is not None:
+                if self.fuse <= 0:
+                    self.fuse = None
+                    self.simulation.crash(self.peer)
+                    return
+                self.fuse -= 1
+            self.perform(effect)
+        deadline_s = self.rounds.deadline_s
+        if deadline_s is not None and not self.simulation.now_s < self.tick_s <= deadline_s:
+            self.tick_s = deadline_s
+            self._later(deadline_s - self.simulation.now_s, ev.Tick())
+
+    def _later(self, delay_s: float, event: ev.Event) -> None:
+        epoch = self.epoch
+        self.simulation.at(delay_s, lambda: self.take(event) if self.epoch == epoch else None)
+
+    def perform(self, effect: ev.Effect) -> None:
+        """Do what the machine wants done."""
+        simulation = self.simulation
+        match effect:
+            case ev.Train(round=number):
+                checksum = int.from_bytes(self.disk.theta[:8], "big")
+                self._later(0.0, ev.Started(number, checksum, self.disk.theta if effect.state_wanted else b""))
+                root = hashlib.sha256(self.peer + number.to_bytes(4, "big") + bytes([self.epoch])).digest()
+                train_s = simulation.rng.uniform(*simulation.setting.train_s)
+                self._later(train_s, ev.Encoded(number, root, 40, True, 1, 0, 0))
+            case ev.Persist(round=number, slot=slot, raw=raw):
+                before = self.disk.slots.setdefault(number, {}).setdefault(slot, raw)
+                if before != raw:
+                    raise AssertionError(f"{self.peer[:2].hex()} signed twice in slot {slot.hex()}")
+            case ev.Hold(round=number, outcome=outcome, commits=commits, roots=roots):
+                self.disk.held.setdefault(number, []).append((outcome, commits))
+                self.disk.parts.update(roots)
+            case ev.Decide():
+                self._decide(effect)
+            case ev.Note():
+                self.notes.append(effect)
+            case _:
+                self._talk(effect)
+
+    def _talk(self, effect: ev.Effect) -> None:
+        """Perform what the network plays a part in."""
+        simulation = self.simulation
+        match effect:
+            case ev.Broadcast(raw=raw, signed=signed):
+                for peer in simulation.peers:
+                    simulation.carry(self.peer, peer, raw, signed)
+            case ev.Send(to=to, raw=raw, signed=signed):
+                simulation.carry(self.peer, to, raw, signed)
+            case ev.Exchange():
+                self.exchanges[effect.round, effect.view] = effect
+                for part in effect.parts:
+                    for sender in sorted(self.slices.get((effect.round, effect.view, part.index), ())):
+                        self._later(0.0, ev.SliceArrived(effect.round, effect.view, part.index, sender))
+            case ev.Scatter(part=part, to=to):
+                simulation.scatter(self, effect, part, to)
+            case ev.Reduce():
+                self._reduce(effect)
+            case ev.Answer(part=index, root=root, raw=raw):
+                for waiter in sorted(self.waiting.pop((effect.round, effect.view, index), ())):
+                    simulation.hand_over(self.peer, waiter, root, raw, effect.round)
+            case ev.Gather(root=root, sources=sources):
+                simulation.gather(self, effect.round, root, sources)
+            case ev.Audit(root=root):
+                caught = root in simulation.lies and simulation.rng.random() < AUDIT_CATCHES
+                self._later(0.01, ev.Audited(effect.round, root, not caught))
+            case ev.Serve(to=to, round=start):
+                for decision in self.disk.log[start : start + SERVE_MAX]:
+                    simulation.carry(self.peer, to, encode(decision), False)
+
+    def _reduce(self, effect: ev.Reduce) -> None:
+        exchange = self.exchanges[effect.round, effect.view]
+        peers = [commit.peer for commit in exchange.commits]
+        inputs = tuple(257 if peer in effect.senders else 0 for peer in peers)
+        slices = b"".join(c.message.payload_root for c in exchange.commits if c.peer in effect.senders)
+        root = hashlib.sha256(b"part" + effect.part.start.to_bytes(4, "big") + slices).digest()
+        self.memory.add(root)
+        self._later(0.02, ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+
+    def _decide(self, effect: ev.Decide) -> None:
+        if not effect.void:
+            self.disk.theta = hashlib.sha256(self.disk.theta + b"".join(effect.roots)).digest()
+        self.disk.log.append(effect.decision)
+        self.disk.parts.update(effect.roots)
+        self.disk.state = effect.after
+        if self.honest:
+            value = outcome_digest(effect.decision.outcome)
+            self.simulation.decided(self.peer, effect.round, (value, effect.after.lineage, self.disk.theta))
+        self._later(0.01, ev.Applied(effect.round))
