@@ -1,0 +1,120 @@
+"""`p2pnet status`: what the node on this machine is doing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+from p2pnet.cli.folders import Json, Prefix, StateDir, choose_swarm, state_dir_or_default
+from p2pnet.cli.terminal import in_bytes, in_span, show_fields, write_json
+from p2pnet.errors import ConfigError, P2pnetError
+
+NOTES_SHOWN: Final = 5
+PEERS_SHOWN: Final = 8
+
+
+def status(state_dir: StateDir = None, swarm: Prefix = "", json: Json = False) -> None:
+    """Ask the running node how it goes: round, loss, members, traffic, what it waits for.
+
+    Exit status 1 when no node runs there.
+
+    p2pnet status
+    p2pnet status --json
+    """
+    facts = _ask(state_dir_or_default(state_dir), swarm)
+    if json:
+        write_json(facts)
+    else:
+        show_fields(_rows(facts))
+
+
+def _ask(place: Path, prefix: str) -> dict[str, Any]:
+    from p2pnet.node.status import POINTER_NAME, read_status
+
+    try:
+        folder = choose_swarm(place, POINTER_NAME, prefix, "")
+    except ConfigError as error:
+        if str(error):
+            raise
+        raise P2pnetError(f"no node runs in {place}; `p2pnet join LINK` starts one") from None
+    try:
+        return read_status(folder)
+    except ConfigError as error:
+        raise P2pnetError(str(error)) from error  # nothing to put right: it has ended
+
+
+def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
+    """Return what a volunteer wants to know; what the node does not say is left out."""
+    get: Callable[[str], Any] = facts.get
+    members = _joined(" of ", get("members"), get("known_members"))
+    rounds = [f"{get(f'rounds_{what}')} {word}" for what, word in _ROUNDS if get(f"rounds_{what}") is not None]
+    traffic = [f"{in_bytes(get(key))} {word}" for key, word in _TRAFFIC if get(key) is not None]
+    spans = [f"{in_span(get(key))} {word}" for key, word in _SPANS if get(key) is not None]
+    rows: list[tuple[str, object]] = [
+        ("swarm", _joined("  ", get("name"), get("swarm"))),
+        ("peer", get("peer")),
+        ("up for", None if get("uptime_s") is None else in_span(get("uptime_s"))),
+        ("round", _joined(", ", get("round"), get("phase"), _behind(get("behind")))),
+        ("rounds here", ", ".join(rounds) or None),
+        ("loss", _loss(get("loss_first"), get("loss"))),
+        ("steps", get("steps")),
+        ("time", ", ".join(spans) or None),
+        ("traffic", ", ".join(traffic) or None),
+        ("members", None if members is None else f"{members} known" if get("known_members") is not None else members),
+        ("connected", _peers(get("connected"))),
+        ("electorate", _peers(get("electorate"))),
+        ("reach", get("reach")),
+        ("lineage", get("lineage")),
+        ("state", get("state_sha256")),
+        ("stalled", _stalled(get("stalled_s"), get("missing"))),
+        ("trouble", get("trouble") or None),
+        ("refused", "\n".join(f"{peer}: {why}" for peer, why in (get("refused") or {}).items()) or None),
+        ("notes", "\n".join(_note(one) for one in (get("notes") or [])[-NOTES_SHOWN:]) or None),
+    ]
+    return rows
+
+
+_ROUNDS: Final = (("sealed", "sealed"), ("void", "void"), ("credited", "with my update"))
+_TRAFFIC: Final = (("wire_bytes_up", "up"), ("wire_bytes_down", "down"))
+_SPANS: Final = (("train_s", "training"), ("exchange_s", "exchanging"), ("straggler_wait_s", "waiting for others"))
+
+
+def _joined(between: str, *values: object) -> str | None:
+    return between.join(str(value) for value in values if value is not None) or None
+
+
+def _behind(rounds: object) -> str | None:
+    return f"{rounds} behind the others" if rounds else None
+
+
+def _loss(first: float | None, last: float | None) -> str | None:
+    if last is None:
+        return None
+    return f"{last:.4f}" if first is None else f"{last:.4f}, at first {first:.4f}"
+
+
+def _peers(peers: object) -> str | None:
+    """Show how many peers, and their ids as long as there are few. peers: a list of ids, or just their number."""
+    if not isinstance(peers, list):
+        return None if peers is None else str(peers)
+    shown = [str(peer) for peer in peers[:PEERS_SHOWN]]
+    more = [f"and {len(peers) - PEERS_SHOWN} more"] if len(peers) > PEERS_SHOWN else []
+    return "\n".join([str(len(peers)), *shown, *more])
+
+
+def _stalled(span_s: float | None, missing: object) -> str | None:
+    if span_s is None:
+        return None
+    names = [str(peer) for peer in missing] if isinstance(missing, list) else []
+    return f"for {in_span(span_s)}" + (f"; missing are\n{chr(10).join(names)}" if names else "")
+
+
+def _note(one: object) -> str:
+    if not isinstance(one, dict):
+        return str(one)
+    rest = [f"{key} {value}" for key, value in one.items() if key not in _NOTE_FIRST]
+    return " ".join([str(one[key]) for key in _NOTE_FIRST if key in one] + rest)
+
+
+_NOTE_FIRST: Final = ("round", "kind", "text")
