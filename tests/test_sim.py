@@ -91,9 +91,9 @@ def mixed(seed: int) -> None:
 
 def liars(seed: int) -> None:
     rng = random.Random(f"liars {seed}")
-    peers = rng.choice((4, 4, 7, 10))
-    policy = replace(POLICY, service_rounds=1000)  # the electorate is the founders, of which f < n/3 lie
-    simulation = Simulation(Setting(peers=peers, policy=policy, loss=rng.choice([0.0, 0.05])), seed, (peers - 1) // 3)
+    peers, lying = rng.choice(((4, 1), (5, 1), (8, 2), (11, 3)))
+    policy = replace(POLICY, service_rounds=1000)  # the electorate is the founders, less those that miss a round
+    simulation = Simulation(Setting(peers=peers, policy=policy, loss=rng.choice([0.0, 0.05])), seed, lying)
     simulation.start()
     for _ in range(rng.randint(1, 3)):
         simulation.run(lambda: False, rng.uniform(0.5, 6))

@@ -80,6 +80,7 @@ class Deciding:
         self._votes: dict[tuple[int, Phase], dict[bytes, dict[PeerId, bytes]]] = {}  # value -> voter -> signature
         self._voted: dict[tuple[int, Phase], set[PeerId]] = {}
         self._latest: dict[PeerId, int] = {}  # the latest view each voter was heard in, however far ahead
+        self._leap_s = 0.0  # no far leap before
         self._decided: tuple[int, bytes] | None = None  # more than 2/3 sealed it
         self._announced: set[tuple[int, bytes]] = set()  # Prepared quorums already reported
 
@@ -192,7 +193,7 @@ class Deciding:
         """Apply every rule until none has anything more to do."""
         actions = first or []
         while self.sealed is None:
-            new = self._seals() or self._skip() or self._prepare() or self._seal(now_s) or self._advance(now_s)
+            new = self._seals() or self._skip(now_s) or self._prepare() or self._seal(now_s) or self._advance(now_s)
             if not new:
                 break
             actions += new
@@ -248,11 +249,24 @@ class Deciding:
             self.deadline_s = now_s + self.timeout_s * self.growth()
         return []
 
-    def _skip(self) -> list[Action]:
-        """Line 55: more than 1/3 are in a later view, so at least one honest voter is."""
+    def _skip(self, now_s: float) -> list[Action]:
+        """Line 55: more than 1/3 are in a later view, so at least one honest voter is.
+
+        Far leaps go by VIEWS_AHEAD at a time, and each wants to be heard of anew: even too many liars cannot use up the
+        views, and when they stop the others come to rest.
+        """
         weak = len(self.electorate) - self.needed + 1
         later = [view for view in self._latest.values() if view > self.view]
-        return self._enter(sorted(later, reverse=True)[weak - 1]) if len(later) >= weak else []
+        if len(later) < weak:
+            return []
+        target = sorted(later, reverse=True)[weak - 1]
+        if target > self.view + VIEWS_AHEAD:
+            if now_s < self._leap_s:
+                return []
+            self._leap_s = now_s + self.timeout_s
+            target = self.view + VIEWS_AHEAD
+            self._latest = {peer: view for peer, view in self._latest.items() if view <= target}
+        return self._enter(target)
 
     def _enter(self, view: int) -> list[Action]:
         if view > VIEW_MAX:

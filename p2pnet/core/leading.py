@@ -20,9 +20,9 @@ VOID_AT = 2.0  # in exchange time-outs: a proposer without a result proposes VOI
 def lead(round_: Round, now_s: float) -> list[Effect]:
     """Do what the proposer of this view does now.
 
-    In this order: propose again what more than 2/3 prepared (Tendermint, lines 15 and 16); in later views finish what an
-    earlier one left undone, though not what the last view just refused; propose the result of the exchange; call a
-    roster; at last propose VOID.
+    In this order: propose again what more than 2/3 prepared (Tendermint, lines 15 and 16); in later views finish what
+    an earlier one left undone, but nothing that was tried lately; propose the result of the exchange; call a roster; at
+    last propose VOID.
     """
     deciding, view = round_.deciding, round_.deciding.view
     if round_.context.me != round_.state.proposer(view) or view in round_.proposals or deciding.step != 0:
@@ -31,9 +31,8 @@ def lead(round_: Round, now_s: float) -> list[Effect]:
         return _propose(round_, candidate.raw, deciding.valid[0] + 1, candidate.commits, now_s)
     if round_.my_state is None:
         return []  # my learner is not there yet: I do not know what the outcome says about the state
-    before = round_.proposals.get(view - 1)
-    held = round_.candidates.result()
-    if held is not None and view not in round_.exchanges and (before is None or before.value != held.value):
+    held, tried = round_.candidates.result(), {proposed.value for proposed in round_.proposals.values()}
+    if held is not None and held.value not in tried and view not in round_.exchanges:
         return _propose(round_, held.raw, 0, held.commits, now_s)
     exchange = round_.exchanges.get(view) or _unfinished(round_)
     if exchange is None:

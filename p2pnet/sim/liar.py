@@ -134,7 +134,7 @@ class Liar(SimPeer):
         """Say things nobody asked for."""
         rng, state = self.rng, self.rounds.state
         number = rng.choice([state.round, state.round + 1, 2**32 - 1])
-        view = rng.choice([0, 1, self.rounds.round.deciding.view + 1, 60_000, 2**16 - 1])
+        view = rng.choice([0, 1, self.rounds.round.deciding.view + 1, 60_000, 2**32 - 1])
         value = rng.randbytes(32)
         forged = Quorum(
             state.swarm, number, view, rng.choice([1, 2]), value,
