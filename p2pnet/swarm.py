@@ -83,6 +83,10 @@ class Opening:
             raise ValueError("wait for the swarm first")
         return Swarm(self.node, self.folder, self._opened, model, optimizer)
 
+    def leave(self) -> None:
+        """Ask the node to end, and return at once, also from a signal handler; whoever waits for it gets an error."""
+        self.node.leave()
+
     def close(self) -> None:
         """End the node."""
         self.node.stop()

@@ -103,7 +103,7 @@ class Diary:
         self.notes.append(fields)
         self._on_event("note", fields)
 
-    def snapshot(self, rounds: Rounds, links: Links, host: Host) -> dict[str, Any]:
+    def snapshot(self, rounds: Rounds, links: Links, host: Host, now_s: float) -> dict[str, Any]:
         """Everything `p2pnet status` shows, as JSON's types."""
         state = rounds.state
         connected = links.membership.up
@@ -120,7 +120,7 @@ class Diary:
             "connected": [peer_id_text(peer) for peer in connected],
             "electorate": [peer_id_text(peer) for peer in state.electorate],
             "behind": rounds.behind(),
-            "stalled_s": None if rounds.stalled_s is None else round(_now() - rounds.stalled_s, 1),
+            "stalled_s": None if rounds.stalled_s is None else round(now_s - rounds.stalled_s, 1),
             "missing": [peer_id_text(peer) for peer in rounds.missing],
             "loss_first": _json_number(self.loss_first),
             "loss": _json_number(self.loss_last),
@@ -129,16 +129,11 @@ class Diary:
             "straggler_wait_s": round(self.straggler_wait_s, 3),
             "wire_bytes_up": host.traffic.bytes_up,
             "wire_bytes_down": host.traffic.bytes_down,
+            "wire_bytes": {name: [flow.bytes_up, flow.bytes_down] for name, flow in host.traffic.by_protocol.items()},
             "addrs": list(host.addrs()),
             "refused": {peer_id_text(peer): why for peer, why in links.refused.items()},
             "notes": list(self.notes),
         }
-
-
-def _now() -> float:
-    import trio  # here: a diary is also read where no loop runs
-
-    return trio.current_time()
 
 
 def _number(value: float) -> float:

@@ -68,9 +68,13 @@ class Peer:
         self._ledger = swarm.ledger
         self._rng = random.Random()
         self.inbox, self.links = inbox, links
+        self._clock = trio.lowlevel.current_clock()  # for those who ask from another thread
         now_s = trio.current_time()
-        self.bulk = Bulk(host, swarm.swarm, swarm.chunks, self._formats, verify, inbox.put, self._ledger.part)
         state = replay(swarm.swarm, swarm.manifest, self._ledger)
+        self.bulk = Bulk(
+            host, swarm.swarm, state.round, swarm.chunks, self._formats, verify, inbox.put, links.misbehaved,
+            self._ledger.part,
+        )  # fmt: skip
         payload_bytes = sum(fmt.payload_bytes(swarm.chunks) for fmt in self._formats)
         exchange_s = state.policy.grace_ms / 1000 + 2 * payload_bytes / SLOW_BYTES_PER_S
         chain = HashChain(identity.secret(BEACON_PURPOSE + swarm.swarm))
@@ -203,7 +207,7 @@ class Peer:
 
     def snapshot(self) -> dict[str, Any]:
         """What `p2pnet status` shows of the rounds."""
-        return self.diary.snapshot(self.rounds, self.links, self.host)
+        return self.diary.snapshot(self.rounds, self.links, self.host, self._clock.current_time())
 
 
 def replay(swarm: bytes, manifest: Manifest, ledger: Ledger) -> SwarmState:

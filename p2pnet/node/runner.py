@@ -7,7 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,13 +79,15 @@ class Node:
         """Start the thread; what happens then comes over the bridge."""
         self._thread.start()
 
+    def leave(self) -> None:
+        """Ask the node to end, and return at once; also from a signal handler."""
+        if self._token is not None and self._scope is not None:
+            with suppress(trio.RunFinishedError):  # it has ended already
+                self._token.run_sync_soon(self._scope.cancel)
+
     def stop(self) -> None:
         """End the node, its daemon and its thread; harmless when it has ended."""
-        if self._token is not None and self._scope is not None:
-            try:
-                self._token.run_sync_soon(self._scope.cancel)
-            except trio.RunFinishedError:
-                log.debug("the node has ended already")
+        self.leave()
         self._thread.join(STOP_S)
 
     @property
