@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from p2pnet.cli.folders import Json
+from p2pnet.cli.lifeline import Lifeline, hold_lifeline
 from p2pnet.cli.terminal import note, say, write_json
 from p2pnet.config import BootstrapConfig
 from p2pnet.schema import load, load_file
@@ -44,6 +45,7 @@ def bootstrap(
         list[str] | None,
         typer.Option("--bootstrap", metavar="ADDR", help="Another bootstrap peer, with /p2p/<peer id>; repeatable."),
     ] = None,
+    lifeline: Lifeline = False,
     json: Json = False,
 ) -> None:
     """Host a peer that others start from: a server of the DHT and a relay. No GPU, no torch.
@@ -54,6 +56,8 @@ def bootstrap(
     p2pnet bootstrap --listen /ip4/0.0.0.0/tcp/4001 --key bootstrap.key --metrics-port 9100
     p2pnet bootstrap /etc/p2pnet/bootstrap.toml
     """
+    if lifeline:
+        hold_lifeline()
     settings = _settings(
         config,
         listen=listen or None,

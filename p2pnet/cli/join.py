@@ -1,0 +1,191 @@
+"""`p2pnet join`: take part in a swarm with what its link says, and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from p2pnet.cli.folders import Json, StateDir, place_key
+from p2pnet.cli.lifeline import Lifeline, hold_lifeline
+from p2pnet.cli.terminal import in_bytes, note, printable, say, write_json
+from p2pnet.config import NodeConfig
+from p2pnet.manifests import KEY_NAME, swarm_folder
+from p2pnet.schema import load, load_file
+from p2pnet.wire.manifest import Link
+
+if TYPE_CHECKING:
+    from p2pnet.member import Tell
+
+
+def join(
+    link: Annotated[str, typer.Argument(metavar="LINK", help="p2pnet://<swarm id>?bootstrap=...")],
+    state_dir: StateDir = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="cuda|cpu|auto", help="Train there.  [default: auto, cuda if there is one]")
+    ] = None,
+    listen: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDR", help="Listen here; may be repeated.  [default: /ip4/0.0.0.0/tcp/0, any port]"),
+    ] = None,
+    bootstrap: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDR", help="A peer to start from beside those in the link; may be repeated."),
+    ] = None,
+    rounds: Annotated[int, typer.Option(metavar="N", min=0, help="Leave after N rounds; 0 to stay.")] = 0,
+    until_round: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Leave when the swarm has decided N rounds; 0 to stay.")
+    ] = 0,
+    threads: Annotated[int, typer.Option(metavar="N", min=0, help="Threads for torch; 0 for its own choice.")] = 0,
+    text: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Train on the text in there.  [default: Python's own sources]")
+    ] = None,
+    held_out_rounds: Annotated[
+        int, typer.Option(metavar="N", min=0, help="Measure on held-out text every N rounds; 0 for never.")
+    ] = 20,
+    config: Annotated[
+        Path | None, typer.Option(metavar="node.toml", help="Settings; the options here go before them.")
+    ] = None,
+    metrics_port: Annotated[
+        int | None, typer.Option(metavar="N", help="Serve Prometheus metrics on this port; 0 for none.")
+    ] = None,
+    exit_when_unreachable: Annotated[
+        bool, typer.Option("--exit-when-unreachable", help="End when no bootstrap peer answers, and do not try again.")
+    ] = False,
+    lifeline: Lifeline = False,
+    json: Json = False,
+) -> None:
+    r"""Join a swarm and train: fetch what it is from its members, catch up, take part in its rounds.
+
+    Ctrl-C saves and leaves; the same command resumes. `p2pnet status` asks the node while it runs. With --json each
+    line on standard output is one event.
+
+    \b
+    p2pnet join 'p2pnet://...'
+    p2pnet join 'p2pnet://...' --device cuda --listen /ip4/0.0.0.0/tcp/4001
+    """
+    lost = hold_lifeline() if lifeline else None
+    settings = _settings(
+        config,
+        state_dir=None if state_dir is None else str(state_dir),
+        device=device,
+        listen=listen or None,
+        bootstrap=bootstrap or None,
+        metrics_port=metrics_port,
+        exit_when_unreachable=exit_when_unreachable or None,
+    )
+    where = Link.parse(link)
+    folder = swarm_folder(settings.state_dir, where.swarm)
+    place_key(settings.state_dir / KEY_NAME, folder)
+    from p2pnet.member import Member, MemberSettings
+
+    wanted = MemberSettings(where, folder, settings, text, rounds, until_round, threads, held_out_rounds)
+    member = Member(wanted, _as_json() if json else _as_words())
+    raise typer.Exit(member.run(linger=_nothing if lost is None else lambda: _wait(lost)))
+
+
+def _settings(config: Path | None, **given: Any) -> NodeConfig:
+    """Return the file's settings, or the defaults, with those of the command line in their place."""
+    settings = NodeConfig() if config is None else load_file(NodeConfig, config)
+    given = {name: value for name, value in given.items() if value is not None}
+    checked = load(NodeConfig, given, "command line")
+    return dataclasses.replace(settings, **{name: getattr(checked, name) for name in given})
+
+
+def _nothing() -> None:
+    """Leave at once."""
+
+
+def _wait(ended: threading.Event) -> None:
+    """Keep serving until the lifeline ends."""
+    ended.wait()
+
+
+def _as_json() -> Tell:
+    """Return what writes each event as one line; two threads use it."""
+    lock = threading.Lock()
+
+    def tell(event: str, fields: dict[str, Any]) -> None:
+        with lock:
+            _heard(lambda: write_json({"event": event, "unix_s": round(time.time(), 3), **fields}))
+
+    return tell
+
+
+def _as_words() -> Tell:
+    """Return what writes each event as a person reads it; two threads use it."""
+    lock = threading.Lock()
+
+    def tell(event: str, fields: dict[str, Any]) -> None:
+        line = printable(WORDS[event](fields))
+        with lock:
+            _heard(lambda: say(line) if event in {"round", "end"} else note(line))
+
+    return tell
+
+
+def _heard(write: Callable[[], None]) -> None:
+    """Write; when nobody reads it any more, leave as on Ctrl-C."""
+    try:
+        write()
+    except BrokenPipeError:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 1)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _round(fields: dict[str, Any]) -> str:
+    """One round on one line."""
+    members = f"{fields['members']} members"
+    if not fields["steps"]:
+        return f"round {fields['round']:>5}  {'void' if fields['void'] else 'taken over':<12} {members}"
+    result = "void" if fields["void"] else "" if fields["credited"] else "not in it"
+    return (
+        f"round {fields['round']:>5}  loss {fields['loss']:.3f}  {fields['tokens_per_s'] / 1000:>6.1f} k tokens/s  "
+        f"{members}  up {in_bytes(fields['wire_bytes_up'])}  down {in_bytes(fields['wire_bytes_down'])}  "
+        f"train {fields['train_s']:.2f} s  wait {fields['wait_s']:.2f} s  {result}".rstrip()
+    )
+
+
+def _note(fields: dict[str, Any]) -> str:
+    """What the node noticed, with the peers that it is about."""
+    about = f": {', '.join(fields['peers'])}" if fields["peers"] else ""
+    missing = "; missing" if fields["kind"] == "stalled" and about else ""
+    return f"round {fields['round']:>5}  {fields['kind']}: {fields['detail']}{missing}{about}"
+
+
+def _end(fields: dict[str, Any]) -> str:
+    """The summary on one line."""
+    loss = "" if fields["loss_first"] is None else f"loss {fields['loss_first']:.3f} to {fields['loss_last']:.3f}, "
+    return (
+        f"{fields['rounds_sealed']} rounds with a result, {fields['rounds_void']} void, {loss}"
+        f"up {in_bytes(fields['wire_bytes_up'])}, down {in_bytes(fields['wire_bytes_down'])}, "
+        f"state {fields['state_sha256'][:16]}"
+    )
+
+
+def _ready(fields: dict[str, Any]) -> str:
+    """What is trained, and where."""
+    return (
+        f"{fields['name']}: {fields['params']:,} parameters on {fields['device']}, "
+        f"{in_bytes(fields['payload_bytes_per_round'])} a round ({fields['compression_vs_fp32']:.0f}x less than fp32)"
+    )
+
+
+WORDS: dict[str, Callable[[dict[str, Any]], str]] = {
+    "listening": lambda fields: f"peer {fields['peer']} at {', '.join(fields['addrs'])}",
+    "progress": lambda fields: str(fields["text"]),
+    "ready": _ready,
+    "round": _round,
+    "held_out": lambda fields: f"round {fields['round']:>5}  held-out loss {fields['loss']:.3f}",
+    "note": _note,
+    "trouble": lambda fields: f"{fields['text']}; trying again",
+    "end": _end,
+}
