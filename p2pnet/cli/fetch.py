@@ -23,6 +23,7 @@ from p2pnet.wire.signing import Signed
 DIAL_S: Final = 10.0
 LOOKUP_S: Final = 5.0
 RETRY_S: Final = 0.5
+BACKOFF: Final = "dial backoff"  # the daemon's word for "failed a moment ago"; the first reason says why
 MEMBERS_MAX: Final = 16  # any one of them has the manifest
 LOOKER: Final = DaemonOptions(listen=(), dht="client", autonat=False, connections_low=16, connections_high=32)
 
@@ -59,7 +60,9 @@ class _Look:
     async def run(self) -> tuple[Signed[Manifest], str]:
         """Dial, search and ask until the manifest is here."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._keep_searching)
+            for start in self.starts:
+                nursery.start_soon(self._keep_dialling, start)
+            nursery.start_soon(self._keep_searching, nursery)
             await self._ask(nursery.cancel_scope)
         assert self._content.manifest is not None
         return self._content.manifest, "a member of the swarm"
@@ -73,31 +76,34 @@ class _Look:
             return f"no member of the swarm was found in {timeout_s:g} s: does anybody run it? Its creator is first"
         return f"{len(self._members)} members were found in {timeout_s:g} s, none of them gave the manifest"
 
-    async def _keep_searching(self) -> None:
-        """Dial the bootstrap peers, and whom the DHT names, again and again."""
+    async def _keep_dialling(self, start: PeerAddrs) -> None:
         while True:
-            async with trio.open_nursery() as nursery:
-                for start in self.starts:
-                    nursery.start_soon(self._dial, start)
-            for found in await self._search():
-                self._members.add(found.peer)
-                await self._dial(found)
+            reason = await self._dial(start)
+            if not (reason.endswith(BACKOFF) and self._reasons[start.peer]):
+                self._reasons[start.peer] = reason
             await trio.sleep(RETRY_S)
 
-    async def _search(self) -> list[PeerAddrs]:
-        with suppress(NetworkError):
-            return await self._host.find_providers(self._link.swarm, MEMBERS_MAX, LOOKUP_S)
-        return []
+    async def _keep_searching(self, nursery: trio.Nursery) -> None:
+        """Dial whom the DHT names, all at once."""
+        while True:
+            with suppress(NetworkError):
+                for found in await self._host.find_providers(self._link.swarm, MEMBERS_MAX, LOOKUP_S):
+                    if found.peer not in self._members and len(self._members) < MEMBERS_MAX:
+                        self._members.add(found.peer)
+                        nursery.start_soon(self._keep_dialling_member, found)
+            await trio.sleep(RETRY_S)
 
-    async def _dial(self, where: PeerAddrs) -> None:
+    async def _keep_dialling_member(self, member: PeerAddrs) -> None:
+        while await self._dial(member):  # noqa: ASYNC110 - nothing tells that it is there now but trying
+            await trio.sleep(RETRY_S)
+
+    async def _dial(self, where: PeerAddrs) -> str:
+        """Connect; returns why it did not work, nothing when it did."""
         try:
             await self._host.connect(where.peer, where.addrs, DIAL_S)
         except (NetworkError, ValueError) as error:  # ValueError: an address that a stranger made up
-            reason = str(error)
-        else:
-            reason = ""
-        if where.peer in self._reasons:
-            self._reasons[where.peer] = reason
+            return str(error)
+        return ""
 
     async def _ask(self, scope: trio.CancelScope) -> None:
         """Ask whoever is connected for the manifest; the parameters, which would come next, are not wanted."""

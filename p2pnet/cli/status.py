@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from p2pnet.cli.folders import Json, Prefix, StateDir, choose_swarm, state_dir_or_default
+from p2pnet.cli.folders import Json, Prefix, StateDir, state_dir_or_default, swarm_folders
 from p2pnet.cli.terminal import in_bytes, in_span, show_fields, write_json
 from p2pnet.errors import ConfigError, P2pnetError
 
@@ -30,18 +30,21 @@ def status(state_dir: StateDir = None, swarm: Prefix = "", json: Json = False) -
 
 
 def _ask(place: Path, prefix: str) -> dict[str, Any]:
+    """Return what the node says; a node that was killed has left a trace behind, and does not count."""
     from p2pnet.node.status import POINTER_NAME, read_status
 
-    try:
-        folder = choose_swarm(place, POINTER_NAME, prefix, "")
-    except ConfigError as error:
-        if str(error):
-            raise
-        raise P2pnetError(f"no node runs in {place}; `p2pnet join LINK` starts one") from None
-    try:
-        return read_status(folder)
-    except ConfigError as error:
-        raise P2pnetError(str(error)) from error  # nothing to put right: it has ended
+    answers: dict[str, dict[str, Any]] = {}
+    reason = f"no node runs in {place}; `p2pnet join LINK` starts one"
+    for folder in swarm_folders(place, POINTER_NAME, prefix):
+        try:
+            answers[folder.name] = read_status(folder)
+        except P2pnetError as error:
+            reason = str(error)
+    if len(answers) > 1:
+        raise ConfigError(f"--swarm: {len(answers)} nodes run in {place}, name one of {', '.join(answers)}")
+    if not answers:
+        raise P2pnetError(reason)
+    return answers.popitem()[1]
 
 
 def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
@@ -113,8 +116,5 @@ def _stalled(span_s: float | None, missing: object) -> str | None:
 def _note(one: object) -> str:
     if not isinstance(one, dict):
         return str(one)
-    rest = [f"{key} {value}" for key, value in one.items() if key not in _NOTE_FIRST]
-    return " ".join([str(one[key]) for key in _NOTE_FIRST if key in one] + rest)
-
-
-_NOTE_FIRST: Final = ("round", "kind", "text")
+    about = f": {', '.join(map(str, one['peers']))}" if one.get("peers") else ""
+    return f"round {one.get('round', '-')}, {one.get('kind', 'note')}: {one.get('detail', '')}{about}"

@@ -45,7 +45,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     rows = [list(row) for row in rows]
     for position, column in enumerate(columns):
         numeric = all(isinstance(row[position], int | float) for row in rows)

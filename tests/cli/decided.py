@@ -1,0 +1,62 @@
+"""Decided rounds with real signatures, as a node writes them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from p2pnet.identity import Identity, PeerId
+from p2pnet.ledger.log import FILE_NAME, Entry, Ledger
+from p2pnet.wire.codec import encode
+from p2pnet.wire.round import (
+    Commit,
+    Endorsement,
+    Outcome,
+    Phase,
+    Quorum,
+    Reach,
+    Reduced,
+    next_lineage,
+    outcome_digest,
+    roster_digest,
+)
+from p2pnet.wire.signing import sign_message
+
+MEMBERS = sorted((Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3)), key=lambda one: one.peer)
+VOTERS: tuple[PeerId, ...] = tuple(one.peer for one in MEMBERS)
+SWARM, GENESIS = b"\x5a" * 32, b"\x00" * 32
+DECIDED_UNIX_S = 1_700_000_000
+
+
+def decide(ledger: Ledger, *, void: bool = False, samples: int = 40, sealers: int = 2) -> Entry:
+    """Append the next round to a ledger: three members, one part, sealed by the first two of them."""
+    number, lineage = len(ledger), ledger.lineage()
+    commits = tuple(_commit(one, number, lineage, samples) for one in MEMBERS)
+    if void:
+        outcome = Outcome(SWARM, number, lineage, b"", 0, (), VOTERS, b"\x01" * 32, b"")
+        commits = ()
+    else:
+        roster = roster_digest(commits)
+        reduced = Reduced(SWARM, number, 1, 0, roster, (257, 101, 0), b"\x02" * 32)
+        signed = sign_message(reduced, MEMBERS[0].peer, MEMBERS[0].sign).raw
+        outcome = Outcome(SWARM, number, lineage, roster, 1, (signed,), VOTERS, b"\x01" * 32, b"\x03" * 32)
+    data = encode(outcome)
+    value = outcome_digest(data)
+    unsealed = Quorum(SWARM, number, 1, int(Phase.SEAL), value, ())
+    endorsements = tuple(Endorsement(one.peer, one.sign(unsealed.vote_bytes())) for one in MEMBERS[:sealers])
+    certificate = encode(Quorum(SWARM, number, 1, int(Phase.SEAL), value, endorsements))
+    roots = () if void else (b"\x02" * 32,)
+    entry = Entry(number, next_lineage(lineage, value), data, certificate, commits, roots, DECIDED_UNIX_S + number)
+    ledger.append(entry)
+    return entry
+
+
+def open_ledger(folder: Path) -> Ledger:
+    """Return the ledger of the swarm in its folder."""
+    return Ledger(folder / FILE_NAME, SWARM, GENESIS)
+
+
+def _commit(member: Identity, number: int, lineage: bytes, samples: int) -> bytes:
+    commit = Commit(
+        SWARM, number, lineage, b"\x04" * 32, samples, b"\x05" * 32, 2**64 - 1, 1, int(Reach.PUBLIC), 8_000, 80_000
+    )
+    return sign_message(commit, member.peer, member.sign).raw
