@@ -143,7 +143,7 @@ class Candidates:
             self.context.rng.shuffle(others)
             sources = dict.fromkeys([signed.peer, *others, *endorsers])
             sources.pop(self.context.me, None)
-            effects.append(self.asked(Gather(self.state.round, root, part.stop - part.start, tuple(sources))))
+            effects.append(self.asked(Gather(self.state.round, root, part, tuple(sources))))
         return effects
 
     def audit(self, candidate: Candidate) -> list[Effect]:
@@ -154,8 +154,12 @@ class Candidates:
         part = self.context.rng.choice(candidate.parts)
         signed = candidate.reduced[part.index]
         leaf = self.context.rng.randrange(part.stop - part.start)
-        view, inputs = candidate.outcome.view, signed.message.inputs
-        return [Audit(self.state.round, view, part, leaf, signed.message.root, inputs, signed.peer)]
+        outcome, message = candidate.outcome, signed.message
+        return [
+            Audit(
+                self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer
+            )
+        ]
 
     def audited(self, root: Root, honest: bool) -> tuple[list[bytes], list[Effect]]:
         """Take what an audit found; returns the values that are refused for it."""

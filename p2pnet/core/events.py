@@ -217,7 +217,7 @@ class Gather:
 
     round: int
     root: Root
-    leaves: int
+    part: Part  # whose bytes they are: how many there must be follows from it
     sources: tuple[PeerId, ...]
 
 
@@ -227,6 +227,7 @@ class Audit:
 
     round: int
     view: int
+    roster: bytes  # 32 bytes, its digest: who the inputs are
     part: Part
     leaf: int  # within the part
     root: Root

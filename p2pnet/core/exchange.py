@@ -116,7 +116,7 @@ class RosterExchange:
         """Ask for the bytes of a reduced part: its author first, then the others."""
         part = self.parts[signed.message.part]
         sources = (signed.peer, *(peer for peer in others if peer not in (signed.peer, self.me)))
-        return Gather(self.round, signed.message.root, part.stop - part.start, sources)
+        return Gather(self.round, signed.message.root, part, sources)
 
     def scatter_failed(self, part: int, to: PeerId) -> list[Effect]:
         """A reducer's stream broke: fetch what it says it reduced, or turn to the backup at once."""

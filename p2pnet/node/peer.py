@@ -149,7 +149,7 @@ class Peer:
             case ev.Send(to, raw):
                 self.links.send(to, raw)
             case ev.Exchange():
-                self.bulk.open_view(effect)
+                self.bulk.views.open(effect)
             case ev.Scatter():
                 self._nursery.start_soon(self.bulk.scatter, effect)
             case ev.Reduce():

@@ -18,13 +18,14 @@ Proof = Annotated[tuple[Digest, ...], Count(0, PROOF_MAX)]
 
 @dataclass(frozen=True, slots=True)
 class Slice(Message):
-    """Here is my slice of this part; its bytes follow in the next frame. Answered by `Output` and the reduced bytes."""
+    """Here is my slice of this part; its bytes follow in the next frame. Answered by the signed `Reduced` and its bytes."""
 
     protocol: ClassVar[str] = PROTOCOL
     kind: ClassVar[int] = 1
     swarm: Digest
     round: Uint32
     view: View
+    roster: Digest  # of the commits: a proposer may have told others another roster for this view
     part: Part
     proof: Proof  # of the part's leaves against my commit's payload_root
 
