@@ -3,33 +3,68 @@
 from __future__ import annotations
 
 import math
-from collections import deque
+from collections import Counter, deque
 
 import trio
 
 from p2pnet.core import events as ev
+from p2pnet.identity import PeerId
+from p2pnet.wire.round import Decision, Proposal, Quorum, Roster
+from p2pnet.wire.signing import Signed
 
-EVENTS_MAX = 65_536  # beyond it messages of others are dropped, never what happens here
+PEER_BYTES_MAX = 2 << 20  # of messages that one peer handed over and that wait; a flood is its own loss alone
+MESSAGE_BYTES = 512  # what a message takes besides its larger fields, about
 
 
 class Inbox:
-    """A queue of events; there before the machine is, so that nothing is lost while the swarm is being opened."""
+    """A queue of events; there before the machine is, so that nothing is lost while the swarm is being opened.
+
+    What happens here is always taken, what others say as long as they do not say too much at once.
+    """
 
     def __init__(self) -> None:
         self._events: deque[ev.Event] = deque([ev.Tick()])
+        self._waiting: Counter[PeerId] = Counter()  # bytes of messages, by who handed them over
         self._news = trio.Event()
 
     def put(self, event: ev.Event) -> None:
         """Queue an event."""
-        if len(self._events) >= EVENTS_MAX and isinstance(event, ev.Heard):
-            return
+        if isinstance(event, ev.Heard):
+            if self._waiting[event.sender] + size_of(event) > PEER_BYTES_MAX:
+                return
+            self._waiting[event.sender] += size_of(event)
         self._events.append(event)
         self._news.set()
 
     async def take(self, deadline_s: float | None) -> ev.Event:
-        """Return the next event, a Tick when none comes before the deadline."""
+        """Return the next event; a Tick at the deadline, also when others never stop talking."""
+        due_s = math.inf if deadline_s is None else deadline_s
         if not self._events:
             self._news = trio.Event()
-            with trio.move_on_at(math.inf if deadline_s is None else deadline_s):
+            with trio.move_on_at(due_s):
                 await self._news.wait()
-        return self._events.popleft() if self._events else ev.Tick()
+        if not self._events or trio.current_time() >= due_s:
+            return ev.Tick()
+        event = self._events.popleft()
+        if isinstance(event, ev.Heard):
+            self._waiting[event.sender] -= size_of(event)
+            if self._waiting[event.sender] <= 0:
+                del self._waiting[event.sender]
+        return event
+
+
+def size_of(heard: ev.Heard) -> int:
+    """About how many bytes of memory a message takes."""
+    message = heard.message.message if isinstance(heard.message, Signed) else heard.message
+    match message:
+        case Roster(commits=commits):
+            large = sum(map(len, commits))
+        case Proposal(outcome=outcome):
+            large = len(outcome)
+        case Quorum(endorsements=endorsements):
+            large = MESSAGE_BYTES * len(endorsements)
+        case Decision(certificate=certificate, outcome=outcome, commits=commits):
+            large = MESSAGE_BYTES * len(certificate.endorsements) + len(outcome) + sum(map(len, commits))
+        case _:
+            large = 0
+    return MESSAGE_BYTES + 2 * large  # the signed bytes hold it once more

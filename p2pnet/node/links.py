@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections import OrderedDict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,13 +30,15 @@ HELLO = "/p2pnet/membership/1"
 GOSSIP = "/p2pnet/gossip/1"
 ROUND = "/p2pnet/round/1"
 TOPIC_ROUND = "round"
-OUTBOX_BYTES_MAX = 16 << 20  # queued for one peer on one protocol; beyond it the oldest are dropped
+OUTBOX_BYTES_MAX = 4 << 20  # queued for one peer on one protocol; beyond it the oldest are dropped
 OPENED_MAX = 1024  # messages opened for gossip's judgement and not yet delivered
 UP_WAIT_S = 10.0  # a stream may come before our own view of the hello
 HELLO_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 20 * RECORD_BYTES_MAX
 WATCH_S = 1.0
 ROUNDS_AHEAD = 2  # messages of later rounds are not passed on: nobody could check them
+REFUSED_MAX = 256  # reasons that are remembered; a stranger can have any number of names
+SEND_S = 30.0  # a peer that takes nothing for so long is not sent more
 
 
 @dataclass(slots=True)
@@ -113,7 +115,7 @@ class Links:
 
     def connected(self, found: PeerAddrs) -> None:
         """Discovery has dialled somebody who claims to be a member."""
-        self._tell_membership(members.Found(found.peer, tuple(addr_to_bytes(addr) for addr in found.addrs)))
+        self._tell_membership(members.Found(found.peer, _to_bytes(found.addrs)))
         self._tell_membership(members.Connected(found.peer))
 
     def misbehaved(self, peer: PeerId, rule: str) -> None:
@@ -135,8 +137,9 @@ class Links:
         later: list[members.Disconnect] = []  # a refusal is heard before the connection ends
         answer = self._tell_membership(members.HelloReceived(stream.peer, hello), later)
         if answer is not None:
-            await stream.send_frame(encode(answer))
-            await stream.finish()
+            with trio.move_on_after(HELLO_TIMEOUT_S):
+                await stream.send_frame(encode(answer))
+                await stream.finish()
         for effect in later:
             await self._reach(effect)
 
@@ -162,10 +165,12 @@ class Links:
             self._look_after(stream.peer)
 
     async def _wait_up(self, peer: PeerId) -> None:
-        with trio.move_on_after(UP_WAIT_S) as scope:
-            await self._up.setdefault(peer, trio.Event()).wait()
-        if scope.cancelled_caught:
-            self._up.pop(peer, None)
+        up = self._up.setdefault(peer, trio.Event())
+        with trio.move_on_after(UP_WAIT_S):
+            await up.wait()
+        if not up.is_set():
+            if self._up.get(peer) is up:
+                del self._up[peer]
             raise NetworkError(f"{peer_id_text(peer)} opened a stream without a hello")
 
     def _look_after(self, peer: PeerId) -> None:
@@ -209,11 +214,12 @@ class Links:
                 async with await self._host.open_stream(peer, protocol, HELLO_TIMEOUT_S) as stream:
                     while True:
                         while outbox.frames:
-                            await stream.send_frame(outbox.take())
+                            with trio.fail_after(SEND_S):
+                                await stream.send_frame(outbox.take())
                         outbox.news = trio.Event()
                         await outbox.news.wait()
-            except NetworkError as error:
-                log.info("to %s: %s", peer_id_text(peer), error)
+            except (NetworkError, trio.TooSlowError) as error:
+                log.info("to %s: %s", peer_id_text(peer), str(error) or "it takes nothing")
                 self._look_after(peer)
             finally:
                 if self._outboxes.get(key) is outbox:  # what is queued is lost; asking brings it again
@@ -254,7 +260,10 @@ class Links:
                     publish = news.Publish(TOPIC, raw)
                     self._do_gossip(self.gossip.handle(publish, trio.current_time()))
                 case members.Refused(peer, reason):
+                    self.refused.pop(peer, None)
                     self.refused[peer] = reason.name.lower().replace("_", " ")
+                    if len(self.refused) > REFUSED_MAX:
+                        del self.refused[next(iter(self.refused))]
                     log.warning("%s is not a neighbour: %s", peer_id_text(peer), self.refused[peer])
                 case members.Ban(peer, rule=rule):
                     log.warning("%s is banned: broke %s", peer_id_text(peer), rule)
@@ -291,6 +300,7 @@ class Links:
                 self._tell_membership(members.DialFailed(effect.peer))
 
     def _set_up(self, peer: PeerId) -> None:
+        self.refused.pop(peer, None)
         self._up.setdefault(peer, trio.Event()).set()
         self._do_gossip(self.gossip.handle(news.PeerUp(peer), trio.current_time()))
         self._report(ev.PeerUp(peer))
@@ -298,8 +308,8 @@ class Links:
     def _set_down(self, peer: PeerId) -> None:
         self._up.pop(peer, None)
         for protocol in (GOSSIP, ROUND):
-            if (peer, protocol) in self._scopes:
-                self._scopes[peer, protocol].cancel()
+            if self._outboxes.pop((peer, protocol), None) is not None:  # now: it may be up again in a moment
+                self._scopes.pop((peer, protocol)).cancel()
         self._do_gossip(self.gossip.handle(news.PeerDown(peer), trio.current_time()))
         self._report(ev.PeerDown(peer))
 
@@ -339,13 +349,18 @@ class Links:
         return verdict
 
     def _profile(self) -> members.Profile:
-        addrs = []
-        for text in self._host.addrs():
-            try:
-                addrs.append(addr_to_bytes(text))
-            except ValueError:
-                log.debug("an address of our own that cannot be encoded: %s", text)
-        return members.Profile(addrs=tuple(addrs), agent=self._agent)
+        return members.Profile(addrs=_to_bytes(self._host.addrs()), agent=self._agent)
+
+
+def _to_bytes(addrs: Iterable[str]) -> tuple[bytes, ...]:
+    """Encode addresses, those that can be: they are a stranger's, or a transport's that multiaddr does not know."""
+    encoded = []
+    for text in addrs:
+        try:
+            encoded.append(addr_to_bytes(text))
+        except ValueError:
+            log.debug("an address that cannot be encoded: %s", text)
+    return tuple(encoded)
 
 
 def swarm_of(heard: ev.Heard) -> bytes:

@@ -28,7 +28,7 @@ from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.manifest import Manifest
-from p2pnet.wire.round import Commit, Decision, Quorum, decode_outcome
+from p2pnet.wire.round import Commit, Decision, Proposal, Quorum, Roster, SignedRound, Vote, decode_outcome
 from p2pnet.wire.signing import Signed, open_signed
 
 log = logging.getLogger(__name__)
@@ -203,6 +203,8 @@ class Peer:
             if ahead != 0:
                 return Verdict.IGNORE  # its electorate is not known here
             return Verdict.ACCEPT if is_endorsed(heard.message, self.rounds.state) else Verdict.REJECT
+        if ahead == 0 and isinstance(heard.message, Signed) and not is_of_use(heard.message, self.rounds):
+            return Verdict.IGNORE  # perhaps of use to others, who know another lineage; but nobody floods us with it
         return Verdict.ACCEPT
 
     def snapshot(self) -> dict[str, Any]:
@@ -241,6 +243,20 @@ def results_since(ledger: Ledger, round_id: int) -> list[br.Outcome] | None:
 def open_commits(decision: Decision) -> list[Signed[Commit]]:
     """The commits of a decided roster; their signatures were checked before."""
     return [open_signed((Commit,), raw, _trust) for raw in decision.commits]
+
+
+def is_of_use(signed: SignedRound, rounds: Rounds) -> bool:
+    """Tell whether a message of the current round can change anything: identities are free, and so are signatures."""
+    state, held = rounds.state, rounds.round.commits.held
+    match signed.message:
+        case Commit():
+            return signed.peer not in held and rounds.round.commits.judge(signed) is None  # type: ignore[arg-type]
+        case Roster(view=view) | Proposal(view=view):
+            return signed.peer == state.proposer(view)
+        case Vote():
+            return signed.peer in state.electorate
+        case _:
+            return signed.peer in held or state.knows(signed.peer)  # reduced, by somebody in the roster
 
 
 def is_endorsed(message: Quorum, state: SwarmState) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 from collections.abc import Callable
@@ -14,6 +15,8 @@ import trio
 from p2pnet.errors import ConfigError, P2pnetError
 from p2pnet.net.process import runtime_folder
 from p2pnet.net.sockets import UnixSocket
+
+log = logging.getLogger(__name__)
 
 POINTER_NAME = "node.json"
 STATUS_BYTES_MAX = 4 << 20
@@ -28,7 +31,13 @@ async def serve_status(state_dir: Path, snapshot: Callable[[], dict[str, Any]]) 
         try:
             async with trio.open_nursery() as nursery:
                 while True:
-                    nursery.start_soon(_answer, await listener.accept(), snapshot)
+                    try:
+                        client = await listener.accept()
+                    except OSError as error:  # no descriptors are left: a node does not end for that
+                        log.warning("cannot take a question about the status: %s", error.strerror)
+                        await trio.sleep(1)
+                        continue
+                    nursery.start_soon(_answer, client, snapshot)
         finally:
             pointer.unlink(missing_ok=True)
 
