@@ -161,9 +161,9 @@ class Candidates:
             )
         ]
 
-    def audited(self, root: Root, honest: bool) -> tuple[list[bytes], list[Effect]]:
-        """Take what an audit found; returns the values that are refused for it."""
-        lies: list[bytes] = []
+    def audited(self, root: Root, honest: bool) -> tuple[list[Candidate], list[Effect]]:
+        """Take what an audit found; returns the outcomes in which it found a lie."""
+        lies: list[Candidate] = []
         effects: list[Effect] = []
         for value, candidate in self.found.items():
             if root not in candidate.roots or candidate.audited or not candidate.audit_asked:
@@ -172,7 +172,7 @@ class Candidates:
                 candidate.audited = True
             elif value not in self.refused:
                 self.refused.add(value)
-                lies.append(value)
+                lies.append(candidate)
                 author = candidate.reduced[candidate.roots.index(root)].peer
                 why = "a leaf does not follow from its inputs"
                 effects.append(Note(self.state.round, "wrong-part", why, (author,)))
@@ -181,6 +181,10 @@ class Candidates:
     def check(self, candidate: Candidate) -> Hold:
         """Call an outcome right; the effect keeps it durably, and must come before any vote for it."""
         candidate.checked = True
+        return self.keep(candidate)
+
+    def keep(self, candidate: Candidate) -> Hold:
+        """Keep an outcome durably whose parts are all here."""
         raws = tuple(commit.raw for commit in candidate.commits)
         return Hold(self.state.round, candidate.value, candidate.raw, raws, candidate.roots)
 

@@ -77,6 +77,7 @@ class Deciding:
         self._proposed: dict[int, tuple[bytes, int | None]] = {}  # view -> value, valid view
         self._checked: set[bytes] = set()
         self._refused: set[bytes] = set()
+        self._doubted: set[bytes] = set()
         self._votes: dict[tuple[int, Phase], dict[bytes, dict[PeerId, bytes]]] = {}  # value -> voter -> signature
         self._voted: dict[tuple[int, Phase], set[PeerId]] = {}
         self._latest: dict[PeerId, int] = {}  # the latest view each voter was heard in, however far ahead
@@ -110,12 +111,19 @@ class Deciding:
         return self._run(now_s)
 
     def check(self, value: bytes, is_valid: bool, now_s: float) -> list[Action]:
-        """Hear whether a value is held and right; what was refused stays refused."""
-        if not is_valid:
-            self._refused.add(value)
-            self._checked.discard(value)
-        elif value not in self._refused:
-            self._checked.add(value)
+        """Hear whether a value is held and right; what is malformed stays so."""
+        (self._checked if is_valid else self._refused).add(value)
+        return self._run(now_s)
+
+    def doubt(self, value: bytes, now_s: float) -> list[Action]:
+        """Hear that a value is held and well formed, and that my audit found a lie in it.
+
+        I do not prepare it of my own accord. But audits draw different leaves, so voters may differ about it, and
+        Tendermint asks that they agree on what is valid: once more than 2/3 have prepared it I follow the lock rules,
+        or those that locked it and those that caught the lie would wait for each other for ever. Its author can be
+        proved to have lied afterwards.
+        """
+        self._doubted.add(value)
         return self._run(now_s)
 
     def vote(self, peer: PeerId, view: int, phase: Phase, value: bytes, signature: bytes, now_s: float) -> list[Action]:
@@ -204,9 +212,9 @@ class Deciding:
         if self.step != 0 or self.view not in self._proposed:
             return []
         value, valid_view = self._proposed[self.view]
-        if value in self._refused:
+        if value in self._refused or (value in self._doubted and valid_view is None):
             return self._cast(Phase.PREPARE, NIL)
-        if value not in self._checked:
+        if value not in self._checked and value not in self._doubted:
             return []
         if valid_view is None:
             free = self.locked is None or self.locked[1] == value
@@ -219,7 +227,8 @@ class Deciding:
     def _seal(self, now_s: float) -> list[Action]:
         """Lines 34 to 46: lock and seal what more than 2/3 prepared; seal nil when they prepared nil."""
         value = self._quorum_value(self.view, Phase.PREPARE)
-        if value and value in self._checked and (self.view, value) not in self._announced:
+        held = value in self._checked or value in self._doubted
+        if value and held and (self.view, value) not in self._announced:
             self._announced.add((self.view, value))
             self.valid = (self.view, value)
             actions: list[Action] = [Prepared(self.view, value, self.endorsements(self.view, Phase.PREPARE, value))]

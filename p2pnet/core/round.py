@@ -249,8 +249,8 @@ class Round:
     def audited(self, event: Audited, now_s: float) -> list[Effect]:
         """One leaf was recomputed."""
         lies, effects = self.candidates.audited(event.root, event.honest)
-        for value in lies:
-            effects += act(self, self.deciding.check(value, False, now_s), now_s)
+        for candidate in lies:
+            effects += [self.candidates.keep(candidate), *act(self, self.deciding.doubt(candidate.value, now_s), now_s)]
         return [*effects, *self.advance(now_s)]
 
     # What follows ---------------------------------------------------------------------------------------------------
