@@ -250,7 +250,7 @@ def is_of_use(signed: SignedRound, rounds: Rounds) -> bool:
     state, held = rounds.state, rounds.round.commits.held
     match signed.message:
         case Commit():
-            known = held.get(signed.peer)  # another commit of the same peer is worth nothing; the same one came directly
+            known = held.get(signed.peer)  # another one of the same peer is worth nothing; the same one came directly
             return known[0].raw == signed.raw if known else rounds.round.commits.judge(signed) is None
         case Roster(view=view) | Proposal(view=view):
             return signed.peer == state.proposer(view)
