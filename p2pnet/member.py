@@ -1,6 +1,6 @@
 """Take part in a swarm whose task is built in: open it, build what its manifest says, train until it is time to leave.
 
-`p2pnet join` is this with words around it, and so is each peer of the demo. torch is imported by `Member.run`.
+`p2pnet join` is this with words around it, and so is each peer of the demo. torch is loaded while the swarm is opened.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
 from p2pnet.config import NodeConfig
 from p2pnet.errors import ConfigError, P2pnetError
 from p2pnet.manifests import codec_sizes
+from p2pnet.opening import Opening
 from p2pnet.train.options import read_inner, read_task
 from p2pnet.wire.manifest import Link
 
 if TYPE_CHECKING:
-    from p2pnet.swarm import Opening, Report, Swarm
+    from p2pnet.swarm import Report, Swarm
     from p2pnet.train.optimizer import InnerOptimizer
     from p2pnet.train.tasks import Task
 
@@ -107,12 +108,13 @@ class Member:
         what this peer has. Raises ConfigError and NetworkError as `p2pnet.join` does.
         """
         with self._stop:
-            self.tell("progress", {"text": "loading torch"})
-            from p2pnet.swarm import Opening
-
             settings = self.settings
             self._opening = opening = Opening(settings.link, settings.folder, settings.config, self._on_event)
             try:
+                import torch  # takes seconds, while the node looks for the swarm
+
+                if settings.threads:
+                    torch.set_num_threads(settings.threads)
                 work = self._build(opening)
                 self._stop.defer(opening.leave)
                 finished = self._take_part(opening, work, linger)
@@ -123,13 +125,9 @@ class Member:
     def _build(self, opening: Opening) -> _Work:
         """Build model, data and optimizer as the manifest says."""
         manifest = opening.wait()
-        import torch
-
         from p2pnet.train.optimizer import InnerOptimizer
         from p2pnet.train.tasks import make_task
 
-        if self.settings.threads:
-            torch.set_num_threads(self.settings.threads)
         settings = read_task(manifest.task, manifest.task_options)
         inner = read_inner(manifest.inner, manifest.inner_options)
         device = choose_device(self.settings.config.device)
@@ -150,8 +148,10 @@ class Member:
 
     def _take_part(self, opening: Opening, work: _Work, linger: Callable[[], None]) -> bool:
         """Train; tells whether it came to the wanted end, and not to a signal."""
+        from p2pnet.swarm import Swarm
+
         try:
-            swarm = opening.attach(work.task.model, work.optimizer.torch)
+            swarm = Swarm(opening, work.task.model, work.optimizer.torch)
         except P2pnetError:
             if self._stop.signal:
                 return False  # nothing was trained yet

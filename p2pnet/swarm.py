@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,18 +21,17 @@ from p2pnet.manifests import make_manifest
 from p2pnet.node import bridge as br
 from p2pnet.node.bulk import payload_tree
 from p2pnet.node.content import Content, write_atomically
-from p2pnet.node.runner import KEY_NAME, Node, NodeSettings
+from p2pnet.node.runner import KEY_NAME
 from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.opening import OnEvent, Opening
 from p2pnet.train.assignment import Assignment
 from p2pnet.train.batches import Batches
 from p2pnet.train.learner import Learner
-from p2pnet.wire.manifest import PPM, Link, Manifest, swarm_id
+from p2pnet.wire.manifest import PPM, Link, swarm_id
 
 LEARNER_NAME = "learner.safetensors"
 SAVE_EVERY_S = 10.0  # at most this much work of ours is lost when the process is killed
 INITIAL_BYTES_MAX = 1 << 40
-
-OnEvent = Callable[[str, dict[str, Any]], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,49 +46,6 @@ class Report:
     train_s: float
     wait_s: float  # the loop stood still for the exchange
     lineage: str  # 64 hexadecimal digits; the same on every peer after this round
-
-
-class Opening:
-    """A swarm that is being opened: the node looks for it; then a model is needed."""
-
-    def __init__(
-        self,
-        link: str | Link,
-        state_dir: str | Path,
-        config: NodeConfig | None = None,
-        on_event: OnEvent = lambda _kind, _fields: None,
-    ) -> None:
-        """state_dir: of this swarm on this machine; everything the node must not forget is there."""
-        self.link = Link.parse(link) if isinstance(link, str) else link
-        self.folder = Path(state_dir)
-        self.node = Node(NodeSettings(self.link, self.folder, config or NodeConfig(), on_event))
-        self.node.start()
-        self._opened: br.Opened | None = None
-
-    def wait(self, timeout_s: float | None = None) -> Manifest:
-        """Wait until the manifest and the initial parameters are here.
-
-        Raises ConfigError for what the operator has to put right, NetworkError after `timeout_s`.
-        """
-        item = self.node.bridge.wait(timeout_s)
-        if not isinstance(item, br.Opened):
-            raise P2pnetError("the node ended before the swarm was open")
-        self._opened = item
-        return item.manifest.message
-
-    def attach(self, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> Swarm:
-        """Take part with this model; its parameters become the swarm's. Raises ConfigError when it does not fit."""
-        if self._opened is None:
-            raise ValueError("wait for the swarm first")
-        return Swarm(self.node, self.folder, self._opened, model, optimizer)
-
-    def leave(self) -> None:
-        """Ask the node to end, and return at once, also from a signal handler; whoever waits for it gets an error."""
-        self.node.leave()
-
-    def close(self) -> None:
-        """End the node."""
-        self.node.stop()
 
 
 def join(
@@ -111,7 +67,7 @@ def join(
     opening = Opening(link, state_dir, config, on_event)
     try:
         opening.wait(timeout_s)
-        return opening.attach(model, optimizer)
+        return Swarm(opening, model, optimizer)
     except BaseException:
         opening.close()
         raise
@@ -158,12 +114,12 @@ def create(
 class Swarm:
     """A running membership. `batches` gives what the beacon assigns, `step` counts, exchanges and applies."""
 
-    def __init__(
-        self, node: Node, folder: Path, opened: br.Opened, model: nn.Module, optimizer: torch.optim.Optimizer | None
-    ) -> None:
+    def __init__(self, opening: Opening, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+        """Take part with this model; its parameters become the swarm's. Raises ConfigError when it does not fit."""
+        opened, node = opening.opened, opening.node
         self.manifest = opened.manifest.message
         self.optimizer = optimizer
-        self._node, self._bridge, self._folder = node, node.bridge, folder
+        self._node, self._bridge, self._folder = node, node.bridge, opening.folder
         codec, policy = self.manifest.codec, self.manifest.policy
         self._format = ChunkFormat(codec.k)
         self.learner = Learner(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -34,10 +34,12 @@ from p2pnet.node.content import Content
 from p2pnet.node.diary import Diary
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
-from p2pnet.node.peer import Peer, Swarm, results_since
 from p2pnet.node.status import serve_status
 from p2pnet.wire.manifest import Link, Manifest
 from p2pnet.wire.signing import Signed
+
+if TYPE_CHECKING:
+    from p2pnet.node.peer import Peer
 
 log = logging.getLogger(__name__)
 
@@ -165,11 +167,13 @@ class Node:
             await nursery.start(links.run)
             nursery.start_soon(self._discovery.run)
             manifest = await self._open(host, content)
-            known = Swarm(swarm, manifest.message, self._open_ledger(manifest.message, stack), 0)
+            ledger = self._open_ledger(manifest.message, stack)
             attached = await self._attach(content)
-            known = Swarm(swarm, manifest.message, known.ledger, attached.chunks)
+            from p2pnet.node.peer import Peer, Swarm  # here: it needs torch, which the user's thread has loaded by now
+
+            known = Swarm(swarm, manifest.message, ledger, attached.chunks)
             self._peer = peer = Peer(known, identity, host, inbox, links, self.bridge, self.diary)
-            self._hand_over(known.ledger, attached.round_id)
+            self._hand_over(ledger, attached.round_id)
             settings.on_event("ready", {"peer": peer_id_text(identity.peer), "round": peer.rounds.state.round})
             await peer.run()
 
@@ -213,6 +217,8 @@ class Node:
         """Bring a learner that stopped at an earlier round up to the ledger's last."""
         if round_id > len(ledger):
             raise ConfigError(f"{ledger.path}: has {len(ledger)} rounds and the learner {round_id}: not the same run")
+        from p2pnet.node.peer import results_since
+
         outcomes = results_since(ledger, round_id)
         if outcomes is None:
             raise ConfigError(
