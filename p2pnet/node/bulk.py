@@ -279,7 +279,8 @@ class Bulk:
     async def _receive_slice(self, stream: Stream, request: Slice) -> None:
         view = await self.views.wait(request.round, request.view, stream.peer)
         if view is None or view.roster != request.roster:
-            return  # a roster that was not accepted here: nobody's fault
+            await stream.aclose()  # a roster that was not accepted here: nobody's fault, and the backup is waiting
+            return
         part = view.part(request.part)
         commit = next((c for c in view.exchange.commits if c.peer == stream.peer), None)
         if commit is None or part is None or self._host.peer not in (part.reducer, part.backup):
@@ -296,7 +297,10 @@ class Bulk:
         ):
             raise PeerError(stream.peer, "exchange-1/R3", "the slice does not follow from the commit")
         self._keep_piece(view, part.index, stream.peer, Piece(data, hashes, request.proof))
-        if (answer := await view.wait_answer(part.index)) is not None:
+        answer = await view.wait_answer(part.index)
+        if answer is None:
+            await stream.aclose()
+        else:
             await self._send(stream, *answer)
 
     async def _show_leaf(self, stream: Stream, request: GetLeaf) -> None:
