@@ -74,7 +74,7 @@ class _Look:
             return f"no bootstrap peer answers; tried {'; '.join(failed)}"
         if not self._members:
             return f"no member of the swarm was found in {timeout_s:g} s: does anybody run it? Its creator is first"
-        return f"{len(self._members)} members were found in {timeout_s:g} s, none of them gave the manifest"
+        return f"members found in {timeout_s:g} s: {len(self._members)}; none of them gave the manifest, or they left"
 
     async def _keep_dialling(self, start: PeerAddrs) -> None:
         while True:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from p2pnet.cli.folders import Json, Prefix, StateDir, choose_swarm, state_dir_or_default
+from p2pnet.cli.show import read_manifest
 from p2pnet.cli.terminal import in_bytes, in_time, note, say, show_fields, show_table, write_json
 from p2pnet.errors import ConfigError, P2pnetError, WireError
 from p2pnet.identity import PeerId, peer_id_text, verify
@@ -45,7 +47,7 @@ def log(
         if round is None:
             _show_rounds(ledger, last, json)
         else:
-            _show_round(ledger, round, json)
+            _show_round(ledger, round, _electorate(ledger, round, folder), json)
 
 
 def summarize(entry: Entry) -> dict[str, Any]:
@@ -129,14 +131,24 @@ def _show_rounds(ledger: LedgerReader, last: int, as_json: bool) -> None:
     )
 
 
-def _show_round(ledger: LedgerReader, number: int, as_json: bool) -> None:
+def _electorate(ledger: LedgerReader, number: int, folder: Path) -> tuple[PeerId, ...] | None:
+    """Return who might vote in a round, as the one before decided, at first the founders; None when it is not here."""
+    from p2pnet.node.content import MANIFEST_NAME
     from p2pnet.wire.round import decode_outcome
 
-    entry, before = ledger.entry(number), ledger.entry(number - 1)
+    if number == 0:
+        path = folder / MANIFEST_NAME
+        return read_manifest(path, ledger.swarm()).message.founders if path.exists() else None
+    before = ledger.entry(number - 1)
+    return None if before is None else decode_outcome(before.outcome).electorate
+
+
+def _show_round(ledger: LedgerReader, number: int, electorate: tuple[PeerId, ...] | None, as_json: bool) -> None:
+    entry = ledger.entry(number)
     if entry is None:
         raise ConfigError(f"round {number}: not decided here; decided are {len(ledger)} rounds, from 0 on")
     try:
-        facts = describe_round(entry, None if before is None else decode_outcome(before.outcome).electorate)
+        facts = describe_round(entry, electorate)
     except WireError as error:
         raise P2pnetError(f"{ledger.path}: round {number} is not what was signed: {error}") from error
     if as_json:
@@ -146,7 +158,7 @@ def _show_round(ledger: LedgerReader, number: int, as_json: bool) -> None:
 
 
 def _print_round(facts: Mapping[str, Any]) -> None:
-    voters = len(facts["electorate"]) if facts["electorate"] else "the founders"
+    voters = len(facts["electorate"]) if facts["electorate"] else "voters that are not known here"
     show_fields(
         [
             ("round", f"{facts['round']}, {facts['decided']} in view {facts['view']}"),

@@ -50,7 +50,7 @@ def _ask(place: Path, prefix: str) -> dict[str, Any]:
 def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
     """Return what a volunteer wants to know; what the node does not say is left out."""
     get: Callable[[str], Any] = facts.get
-    members = _joined(" of ", get("members"), get("known_members"))
+    members = [f"{get(key)} {word}" for key, word in _MEMBERS if get(key) is not None]
     rounds = [f"{get(f'rounds_{what}')} {word}" for what, word in _ROUNDS if get(f"rounds_{what}") is not None]
     traffic = [f"{in_bytes(get(key))} {word}" for key, word in _TRAFFIC if get(key) is not None]
     spans = [f"{in_span(get(key))} {word}" for key, word in _SPANS if get(key) is not None]
@@ -64,7 +64,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
         ("steps", get("steps")),
         ("time", ", ".join(spans) or None),
         ("traffic", ", ".join(traffic) or None),
-        ("members", None if members is None else f"{members} known" if get("known_members") is not None else members),
+        ("members", ", ".join(members) or None),
         ("connected", _peers(get("connected"))),
         ("electorate", _peers(get("electorate"))),
         ("reach", get("reach")),
@@ -79,6 +79,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
 
 
 _ROUNDS: Final = (("sealed", "sealed"), ("void", "void"), ("credited", "with my update"))
+_MEMBERS: Final = (("known_members", "known"), ("members", "have committed to this round"))
 _TRAFFIC: Final = (("wire_bytes_up", "up"), ("wire_bytes_down", "down"))
 _SPANS: Final = (("train_s", "training"), ("exchange_s", "exchanging"), ("straggler_wait_s", "waiting for others"))
 

@@ -10,6 +10,7 @@ from p2pnet.cli.log import describe_round
 from p2pnet.errors import WireError
 from p2pnet.identity import peer_id_text
 from p2pnet.ledger.log import Ledger
+from p2pnet.node.content import MANIFEST_NAME
 from p2pnet.wire.merkle import leaf_hash
 from tests.cli.conftest import Run
 from tests.cli.decided import MEMBERS, SWARM, VOTERS, decide, open_ledger
@@ -96,6 +97,14 @@ def test_a_signature_that_is_wrong_is_named(ledger: Ledger) -> None:
             describe_round(lie, None)
     with pytest.raises(WireError, match="was no voter"):
         describe_round(entry, (MEMBERS[0].peer,))
+
+
+def test_the_founders_vote_in_the_first_round(run: Run, ledger: Ledger, home: Path) -> None:
+    decide(ledger)
+    assert "of voters that are not known here" in run("log", 0, "--state-dir", "s").out
+    (ledger.path.parent / MANIFEST_NAME).write_bytes(b"another swarm")
+    done = run("log", 0, "--state-dir", "s")
+    assert (done.status, "not a valid manifest" in done.err) == (2, True)
 
 
 def test_what_is_not_there_is_said(run: Run, ledger: Ledger, home: Path) -> None:

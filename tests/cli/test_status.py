@@ -26,6 +26,8 @@ FACTS: dict[str, Any] = {
     "stalled_s": 180.0,
     "missing": ["12D3KooWc"],
     "wire_bytes_up": 1_500_000,
+    "known_members": 4,
+    "members": 2,
     "notes": [{"round": 3, "kind": "left-out", "detail": "too late", "peers": ["12D3KooWb"]}, "plain"],
     "of a later version": {"x": 1},
 }
@@ -63,6 +65,7 @@ async def test_a_volunteer_reads_how_it_goes(run: Run, folder: Path) -> None:
         "12D3KooWc",
     ):
         assert text in shown
+    assert "4 known, 2 have committed to this round" in shown
     assert "round 3, left-out: too late: 12D3KooWb" in shown
     assert "\x1b" not in shown
 
