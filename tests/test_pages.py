@@ -15,13 +15,18 @@ from p2pnet.core.news import GossipLimits
 from p2pnet.core.recent import Memory
 from p2pnet.core.standing import StandingLimits
 from p2pnet.core.wanted import Asking
-from p2pnet.wire import gossip, membership
+from p2pnet.identity import PeerId
+from p2pnet.wire import exchange, gossip, manifest, membership
+from p2pnet.wire import round as round_messages
 from p2pnet.wire.codec import Count, Message, Range, Size
 from tests.wire import example
 
 PROTOCOLS = Path(__file__).resolve().parent.parent / "protocols"
 MESSAGES = [("gossip-1", message) for message in gossip.MESSAGES]
 MESSAGES += [("membership-1", message) for message in membership.MESSAGES]
+MESSAGES += [("round-1", message) for message in round_messages.MESSAGES]
+MESSAGES += [("exchange-1", message) for message in exchange.MESSAGES]
+MESSAGES += [("swarm-1", message) for message in manifest.MESSAGES]
 CHOICES = {"gossip-1": (GossipLimits, Memory, Asking), "membership-1": (MembershipLimits, BookLimits, StandingLimits)}
 
 
@@ -43,6 +48,8 @@ def column(hint: Any) -> tuple[str, str]:
     limit: Any = None
     if get_origin(hint) is Annotated:
         hint, limit = get_args(hint)[:2]
+    if hint is PeerId:
+        return "bytes", "32"
     if isinstance(limit, Range):
         return "int", span(limit.low, limit.high)
     if isinstance(limit, Size):

@@ -27,6 +27,7 @@ from p2pnet.core.exchange import LATE_PROPOSAL, RosterExchange
 from p2pnet.core.judging import deadlines_s, judge
 from p2pnet.core.leading import lead, void_due_s
 from p2pnet.core.parts import assign_parts
+from p2pnet.core.restoring import restore
 from p2pnet.core.rosters import VIEWS_KEPT, Rosters
 from p2pnet.core.slots import Context, Restored, Slots
 from p2pnet.core.state import SwarmState
@@ -88,7 +89,7 @@ class Round:
         self.view_s = now_s  # when this view was entered
         self.certificate: Quorum | None = None
         if restored:
-            self._restore(restored)
+            restore(self, restored)
 
     # What is heard --------------------------------------------------------------------------------------------------
 
@@ -395,19 +396,3 @@ class Round:
             self.state.advance(candidate.raw, candidate.outcome, candidate.commits),
         )
         return [self.decided]
-
-    def _restore(self, restored: Restored) -> None:
-        """Take up the slots that are taken and the values that are held, so that nothing is signed twice."""
-        own: dict[tuple[int, Phase], tuple[bytes, bytes]] = {}
-        for signed in self.slots.all():
-            if isinstance(signed.message, Vote):
-                vote = signed.message
-                own[vote.view, Phase(vote.phase)] = (vote.value, signed.signature)
-        held = []
-        for raw, raws in restored.held:
-            commits = self.commits.open_roster(raws) if raws else ()
-            candidate = self.candidates.adopt(raw, decode_outcome(raw), commits)
-            candidate.checked = candidate.audited = True
-            self.candidates.held.update(candidate.roots)
-            held.append(candidate.value)
-        self.deciding.restore(own, held)

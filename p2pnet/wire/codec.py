@@ -119,7 +119,7 @@ def unpack(data: bytes, bytes_max: int) -> Any:
     return value
 
 
-def _no_ext(code: int, data: bytes) -> Any:
+def _no_ext(code: int, _data: bytes) -> Any:
     raise WireError("wire-1/R1", f"extension type {code}")
 
 
@@ -164,7 +164,7 @@ def _checks(cls: type[Message]) -> list[tuple[str, Check]]:
 
 
 def _check_of(hint: Any) -> Check:
-    """Build the check of one field from its annotation: int, bytes, str, a nested message, or a tuple of one of them."""
+    """Build the check of a field from its annotation: int, bytes, str, a nested message, or a tuple of one of them."""
     limit: Any = None
     if get_origin(hint) is Annotated:
         hint, limit = get_args(hint)[:2]

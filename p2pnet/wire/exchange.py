@@ -1,4 +1,4 @@
-"""The requests that move bulk data: slices to reducers, reduced parts, leaves for an audit. Contract: protocols/exchange-1.md."""
+"""The requests that move bulk data: slices, reduced parts, leaves for an audit. Contract: protocols/exchange-1.md."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Proof = Annotated[tuple[Digest, ...], Count(0, PROOF_MAX)]
 
 @dataclass(frozen=True, slots=True)
 class Slice(Message):
-    """Here is my slice of this part; its bytes follow in the next frame. Answered by the signed `Reduced` and its bytes."""
+    """Here is my slice of this part; its bytes follow in the next frame. Answered by `Reduced` and its bytes."""
 
     protocol: ClassVar[str] = PROTOCOL
     kind: ClassVar[int] = 1
@@ -76,3 +76,4 @@ class Leaves(Message):
 
 
 REQUESTS: tuple[type[Message], ...] = (Slice, GetOutput, GetLeaf)
+MESSAGES: tuple[type[Message], ...] = (*REQUESTS, LeafProof, Leaves)

@@ -1,4 +1,4 @@
-"""What a swarm is: a signed manifest, named by its hash, and the link that leads to it. Contract: protocols/swarm-1.md."""
+"""What a swarm is: a signed manifest, named by its hash, and the link to it. Contract: protocols/swarm-1.md."""
 
 from __future__ import annotations
 
@@ -122,6 +122,9 @@ class Get(Message):
     length: Uint32
 
 
+MESSAGES: tuple[type[Message], ...] = (ParameterRow, Option, Codec, Policy, Manifest, Get)
+
+
 def swarm_id(manifest: Signed[Manifest]) -> bytes:
     """The id of a swarm, 32 bytes: SHA-256 of the manifest's body under a tag of its own."""
     return hashlib.sha256(b"p2pnet/swarm/1\n" + manifest.body).digest()
@@ -133,8 +136,9 @@ def open_manifest(raw: bytes, expected: bytes | None, verify: Verify) -> Signed[
     Raises WireError swarm-1/R1 (hash), wire-1/R6 (signature), swarm-1/R2 (order, sizes).
     """
     signed = open_signed((Manifest,), raw, verify, MANIFEST_BYTES_MAX)
-    if expected is not None and swarm_id(signed) != expected:
-        raise WireError("swarm-1/R1", f"the manifest's hash is {swarm_id(signed).hex()}, the link says {expected.hex()}")
+    found = swarm_id(signed)
+    if expected is not None and found != expected:
+        raise WireError("swarm-1/R1", f"the manifest's hash is {found.hex()}, the link says {expected.hex()}")
     manifest = signed.message
     names = [row.name for row in manifest.parameters]
     if names != sorted(set(names)):

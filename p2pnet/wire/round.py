@@ -193,6 +193,7 @@ class Ask(Message):
 
 SIGNED: tuple[type[Message], ...] = (Commit, Roster, Reduced, Proposal, Vote)
 UNSIGNED: tuple[type[Message], ...] = (Quorum, Decision, Ask)  # certified by what is in them, or harmless
+MESSAGES: tuple[type[Message], ...] = (*SIGNED, Outcome, Endorsement, *UNSIGNED)
 
 
 def roster_digest(commits: tuple[bytes, ...]) -> bytes:

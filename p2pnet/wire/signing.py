@@ -1,4 +1,4 @@
-"""Sign messages and open signed ones: `[body, peer, signature]`, over the exact bytes sent. Contract: protocols/wire-1.md."""
+"""Sign messages and open signed ones: `[body, peer, signature]`, over the bytes sent. Contract: protocols/wire-1.md."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def sign_message(message: M, peer: PeerId, sign: Sign) -> Signed[M]:
     return Signed(message, peer, body, sign(domain_tag(message.protocol) + body))
 
 
-def open_signed(classes: tuple[type[M], ...], raw: bytes, verify: Verify, bytes_max: int = MESSAGE_BYTES_MAX) -> Signed[M]:
+def open_signed(
+    classes: tuple[type[M], ...], raw: bytes, verify: Verify, bytes_max: int = MESSAGE_BYTES_MAX
+) -> Signed[M]:
     """Decode a signed message of one of the classes and check its signature.
 
     Raises WireError: wire-1/R5 for a wrong shape, wire-1/R6 for a wrong signature, the codec's rules for the body.
