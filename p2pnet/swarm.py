@@ -136,7 +136,8 @@ class Swarm:
         self._task: br.RoundTask | None = None
         self._closed = False
         self._next_round = self._restore(opened.initial)
-        self._saved_s = time.monotonic()
+        self._saved_s, self._saved_round = time.monotonic(), self._next_round
+        self._save_rounds = max(1, node.settings.config.keep_results // 2)
         self._bridge.tell(br.Attached(self.learner.chunks, self._next_round))
         self._clear()
         self._begin_next()
@@ -225,7 +226,7 @@ class Swarm:
         try:
             update = self.learner.encode(self._steps, self.manifest.policy.h_steps)
         except NotFiniteError as error:
-            self._bridge.tell(br.Skipped(self._task.round_id, str(error)))
+            self._skip(self._task.round_id, error)
         else:
             tree = payload_tree(update.payload, self._format)
             assigned = bool(self._batches)
@@ -244,8 +245,14 @@ class Swarm:
         try:
             self.learner.encode(self._steps, self.manifest.policy.h_steps)
         except NotFiniteError as error:
-            self._bridge.tell(br.Skipped(self._task.round_id, str(error)))
+            self._skip(self._task.round_id, error)
         return self._finish(outcome, trained_s)
+
+    def _skip(self, round_id: int, error: NotFiniteError) -> None:
+        """Send nothing this round, and let the next one begin well: one NaN in a moment would spoil every step."""
+        healed = forget_not_finite(self.optimizer) if self.optimizer is not None else 0
+        detail = f"{error}; the optimizer's state of {healed} parameters is forgotten" if healed else str(error)
+        self._bridge.tell(br.Skipped(round_id, detail))
 
     def _finish(self, outcome: br.Outcome, trained_s: float) -> Report:
         loss, steps, began_s = self._mean_loss(), self._steps, self._began_s
@@ -273,7 +280,8 @@ class Swarm:
             self.learner.apply(outcome.result, outcome.named)
         self._next_round += 1
         self._bridge.tell(br.Applied(outcome.round_id, loss))
-        if time.monotonic() - self._saved_s >= SAVE_EVERY_S:
+        behind = self._next_round - self._saved_round  # the ledger must still have the results since the last save
+        if behind >= self._save_rounds or time.monotonic() - self._saved_s >= SAVE_EVERY_S:
             self._save()
 
     def _begin_next(self) -> None:
@@ -284,7 +292,9 @@ class Swarm:
                 self._apply(item, math.nan)
                 continue
             if not isinstance(item, br.RoundTask):
-                raise P2pnetError("the node ended")
+                raise P2pnetError(f"the node said {type(item).__name__} where a round was due")
+            if self.learner.pending:  # stopped in mid-exchange: what was trained is not lost, it is sent with the next
+                self.learner.void()
             self._clear()
             self._task = item
             state = self.learner.state_sha256() if item.state_wanted else b""
@@ -303,13 +313,40 @@ class Swarm:
         """Set the learner to where this peer stopped, or to the initial parameters; returns the next round."""
         path = self._folder / LEARNER_NAME
         if not path.exists():
-            self.learner.load_initial(initial.read_bytes())
+            self.learner.load_initial(_read(initial))
             return 0
         try:
-            return int(self.learner.load(path)["round"])
-        except (ConfigError, KeyError, ValueError) as error:
-            raise ConfigError(f"{path}: {error}; move it away and the run is replayed from its start") from error
+            round_id = int(self.learner.load(path).get("round", "-1"))
+        except ConfigError as error:
+            raise ConfigError(f"{error}; move it away and the run is replayed from its start") from error
+        except ValueError:
+            round_id = -1
+        if round_id < 0:
+            raise ConfigError(f"{path}: does not say its round; move it away and the run is replayed from its start")
+        return round_id
 
     def _save(self) -> None:
         self.learner.save(self._folder / LEARNER_NAME, {"round": str(self._next_round)})
-        self._saved_s = time.monotonic()
+        self._saved_s, self._saved_round = time.monotonic(), self._next_round
+
+
+def forget_not_finite(optimizer: torch.optim.Optimizer) -> int:
+    """Forget what an optimizer holds about parameters for which it holds a NaN or infinity; returns how many.
+
+    PyTorch's optimizers begin anew where they have no state.
+    """
+    spoilt = [
+        parameter
+        for parameter, state in optimizer.state.items()
+        if any(isinstance(value, Tensor) and not bool(torch.isfinite(value).all()) for value in state.values())
+    ]
+    for parameter in spoilt:
+        del optimizer.state[parameter]
+    return len(spoilt)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -106,16 +105,24 @@ ToNode = Attached | Began | Submitted | Skipped | Applied | Leave
 
 
 class Bridge:
-    """What passes between the two threads. `give` and `bind` are the node's side, the rest the user's."""
+    """What passes between the two threads. `bind`, `give` and `take` are the node's side, the rest the user's."""
 
     def __init__(self) -> None:
         self._to_user: queue.SimpleQueue[ToUser] = queue.SimpleQueue()
+        self._to_node: queue.SimpleQueue[ToNode] = queue.SimpleQueue()
         self._token: trio.lowlevel.TrioToken | None = None
-        self._take: Callable[[ToNode], None] | None = None
+        self._rung = trio.Event()
 
-    def bind(self, take: Callable[[ToNode], None]) -> None:
+    def bind(self) -> None:
         """The node is ready to take what the user's thread says; called in the node's thread."""
-        self._token, self._take = trio.lowlevel.current_trio_token(), take
+        self._token = trio.lowlevel.current_trio_token()
+
+    async def take(self) -> ToNode:
+        """Return what the user's thread says next."""
+        while self._to_node.empty():
+            self._rung = trio.Event()
+            await self._rung.wait()
+        return self._to_node.get_nowait()
 
     def give(self, item: ToUser) -> None:
         """Tell the user's thread something."""
@@ -123,13 +130,17 @@ class Bridge:
 
     def tell(self, item: ToNode) -> None:
         """Tell the node something; nothing happens when it has ended."""
-        if self._token is None or self._take is None:
+        if self._token is None:
             raise ValueError("the node is not ready")
+        self._to_node.put(item)
         with contextlib.suppress(trio.RunFinishedError):  # `Closed` is on its way
-            self._token.run_sync_soon(self._take, item)
+            self._token.run_sync_soon(self._ring)
 
     def wait(self, timeout_s: float | None = None) -> ToUser:
-        """Return what the node says next; raises its error when it has failed, NetworkError after `timeout_s`."""
+        """Return what the node says next.
+
+        Raises its error when it has failed, P2pnetError when it has ended, NetworkError after `timeout_s`.
+        """
         try:
             item = self._to_user.get(timeout=timeout_s)
         except queue.Empty:
@@ -137,7 +148,7 @@ class Bridge:
         return self._raise_failure(item)
 
     def poll(self) -> ToUser | None:
-        """Return what the node has said, or None."""
+        """Return what the node has said, or None; raises as `wait` does."""
         try:
             return self._raise_failure(self._to_user.get_nowait())
         except queue.Empty:
@@ -150,4 +161,8 @@ class Bridge:
                 if isinstance(item.error, P2pnetError):
                     raise item.error
                 raise P2pnetError(f"the node failed: {item.error!r}") from item.error
+            raise P2pnetError("the node has ended, as it was told to")
         return item
+
+    def _ring(self) -> None:
+        self._rung.set()

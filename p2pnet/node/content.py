@@ -33,6 +33,10 @@ class Content:
     def __init__(self, folder: Path, swarm: bytes) -> None:
         self.folder, self.swarm = folder, swarm
         self.manifest: Signed[Manifest] | None = None
+        self._givers: set[PeerId] = set()  # of what is there of the initial parameters
+        self._resumed = False  # some of it was there before this process
+        self._doubted: set[PeerId] = set()  # gave a part, perhaps the wrong one: such are asked for the whole alone
+        self._liars: set[PeerId] = set()  # gave the whole, and it was wrong
 
     @property
     def manifest_path(self) -> Path:
@@ -52,6 +56,8 @@ class Content:
             raw = self.manifest_path.read_bytes()
         except FileNotFoundError:
             return None
+        except OSError as error:
+            raise ConfigError(f"{self.manifest_path}: cannot be read: {error.strerror}") from error
         try:
             self.manifest = open_manifest(raw, self.swarm, verify)
         except WireError as error:
@@ -64,18 +70,23 @@ class Content:
             return False
         return file_sha256(self.initial_path) == self.manifest.message.initial
 
+    def describe_initial(self) -> str:
+        """Say for a person what is wrong with the initial parameters' file."""
+        how = "not the file that the manifest names" if self.initial_path.exists() else "missing"
+        return f"{self.initial_path} is {how}"
+
     async def serve(self, stream: Stream) -> None:
         """Answer one request: a frame with the bytes, empty when they are not here."""
         request = decode((Get,), await stream.receive_frame(REQUEST_BYTES_MAX))
         if request.swarm != self.swarm:
             raise PeerError(stream.peer, "swarm-1/R4", "another swarm")
-        length = min(request.length, PIECE_BYTES_MAX)
-        data = b""
+        length, data = min(request.length, PIECE_BYTES_MAX), b""
         if self.manifest is not None and request.digest == self.swarm:
             data = self.manifest.raw[request.offset : request.offset + length]
         elif self.manifest is not None and request.digest == self.manifest.message.initial:
             data = await trio.to_thread.run_sync(_read_piece, self.initial_path, request.offset, length)
-        await stream.send_frame(data)
+        with trio.fail_after(PIECE_TIMEOUT_S):  # who asks and does not read keeps neither the stream nor the bytes
+            await stream.send_frame(data)
 
     async def fetch(
         self, host: Host, sources: Callable[[], Awaitable[Sequence[PeerId]]], progress: Callable[[str], None]
@@ -93,7 +104,7 @@ class Content:
         progress(f"manifest of {self.manifest.message.name!r} fetched and verified")
         while not await trio.to_thread.run_sync(self.has_initial):
             for peer in await sources():
-                if await self._fetch_initial(host, peer, progress):
+                if peer not in self._liars and await self._fetch_initial(host, peer, progress):
                     break
             else:
                 await trio.sleep(RETRY_S)
@@ -106,7 +117,7 @@ class Content:
         except (NetworkError, PeerError, WireError) as error:
             log.info("manifest from %s: %s", peer_id_text(peer), error)
             return False
-        write_atomically(self.manifest_path, raw)
+        await trio.to_thread.run_sync(write_atomically, self.manifest_path, raw)
         return True
 
     async def _fetch_bytes(self, host: Host, peer: PeerId, digest: bytes, start: int, bytes_max: int) -> bytes:
@@ -123,26 +134,36 @@ class Content:
         """Fetch the initial parameters into a file beside their place; what is there of it is kept over a failure."""
         assert self.manifest is not None
         manifest, partial = self.manifest.message, self.initial_path.with_suffix(".partial")
-        size = partial.stat().st_size if partial.exists() else 0
         try:
-            with partial.open("ab") as file:  # noqa: ASYNC230 - a piece of 4 MiB takes less than a thread's start
+            if self._doubted and self._givers != {peer}:
+                partial.unlink(missing_ok=True)
+            size = partial.stat().st_size if partial.exists() else 0
+            self._resumed = size > 0 and (self._resumed or not self._givers)
+            self._givers = {*self._givers, peer} if size else {peer}
+            with partial.open("ab") as file:
                 while size < manifest.initial_bytes:
                     piece_bytes = min(PIECE_BYTES_MAX, manifest.initial_bytes - size)
                     request = Get(self.swarm, manifest.initial, size, piece_bytes)
                     piece = await host.request(peer, PROTOCOL, encode(request), PIECE_TIMEOUT_S, piece_bytes)
-                    if not piece:
+                    if len(piece) != piece_bytes:
                         return False
                     file.write(piece)
                     size += len(piece)
                     progress(f"initial parameters: {size} of {manifest.initial_bytes} bytes")
+            found = await trio.to_thread.run_sync(file_sha256, partial)
+            if size != manifest.initial_bytes or found != manifest.initial:
+                log.warning("initial parameters from %s have another hash", ", ".join(map(peer_id_text, self._givers)))
+                self._doubted |= self._givers
+                if len(self._givers) == 1 and not self._resumed:
+                    self._liars |= self._givers
+                partial.unlink()
+                return False
+            partial.replace(self.initial_path)
         except (NetworkError, PeerError) as error:
             log.info("initial parameters from %s: %s", peer_id_text(peer), error)
             return False
-        if size != manifest.initial_bytes or file_sha256(partial) != manifest.initial:
-            log.warning("initial parameters from %s and perhaps others have another hash: again", peer_id_text(peer))
-            partial.unlink()
-            return False
-        partial.replace(self.initial_path)
+        except OSError as error:
+            raise ConfigError(f"{partial}: cannot write it: {error.strerror}") from error
         return True
 
 
@@ -162,8 +183,11 @@ def write_atomically(path: Path, data: bytes) -> None:
 
 def file_sha256(path: Path) -> bytes:
     """SHA-256 of a file, 32 bytes."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _read_piece(path: Path, offset: int, length: int) -> bytes:
@@ -171,5 +195,5 @@ def _read_piece(path: Path, offset: int, length: int) -> bytes:
         with open(path, "rb") as file:
             file.seek(offset)
             return file.read(length)
-    except OSError:
+    except (OSError, OverflowError):  # an offset beyond what any file has
         return b""

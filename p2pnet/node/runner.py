@@ -67,7 +67,8 @@ class Node:
         self.diary = Diary(settings.on_event)
         self._thread = threading.Thread(target=self._main, name="p2pnet-node", daemon=True)
         self._token: trio.lowlevel.TrioToken | None = None
-        self._scope: trio.CancelScope | None = None
+        self._scope = trio.CancelScope()
+        self._leaving = False
         self._attached: br.Attached | None = None
         self._has_attached: trio.Event | None = None
         self._peer: Peer | None = None
@@ -83,7 +84,8 @@ class Node:
 
     def leave(self) -> None:
         """Ask the node to end, and return at once; also from a signal handler."""
-        if self._token is not None and self._scope is not None:
+        self._leaving = True  # also for a thread that has not begun yet
+        if self._token is not None:
             with suppress(trio.RunFinishedError):  # it has ended already
                 self._token.run_sync_soon(self._scope.cancel)
 
@@ -110,7 +112,7 @@ class Node:
             "version": p2pnet.__version__,
             "swarm": swarm,
             "uptime_s": round(time.monotonic() - self.started_s, 1),
-            "trouble": self._trouble,
+            "trouble": "" if self._links is not None and self._links.membership.up else self._trouble,
         }
         if self._peer is None:
             return common | {"phase": "opening"}
@@ -126,15 +128,19 @@ class Node:
             error = _first(group)
         except Exception as single:  # noqa: BLE001 - the supervisor: logged, and raised in the user's loop
             error = single
+        finally:  # whatever happens: somebody may be waiting, without a deadline
+            self.bridge.give(br.Closed(error))
         if error is not None and not isinstance(error, P2pnetError):
             log.error("the node failed", exc_info=error)
-        self.bridge.give(br.Closed(error))
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
         self._has_attached = trio.Event()
         settings = self.settings
-        with trio.CancelScope() as self._scope, ExitStack() as stack:
+        if self._leaving:
+            self._scope.cancel()
+        with self._scope, ExitStack() as stack:
+            await trio.lowlevel.checkpoint()
             stack.enter_context(StateLock(settings.folder))
             key_file = settings.folder / KEY_NAME
             self._identity = identity = Identity.load_or_create(key_file)
@@ -162,11 +168,13 @@ class Node:
             metrics = HostMetrics(host)
             stack.enter_context(serve_metrics(metrics, settings.config.metrics_host, settings.config.metrics_port))
         async with trio.open_nursery() as nursery:
+            self.bridge.bind()
+            nursery.start_soon(self._listen)
             nursery.start_soon(serve_status, settings.folder, self.snapshot)
             await host.handle(CONTENT_PROTOCOL, content.serve)
             await nursery.start(links.run)
             nursery.start_soon(self._discovery.run)
-            manifest = await self._open(host, content)
+            manifest = await self._open(host, links, content)
             ledger = self._open_ledger(manifest.message, stack)
             attached = await self._attach(content)
             from p2pnet.node.peer import Peer, Swarm  # here: it needs torch, which the user's thread has loaded by now
@@ -177,23 +185,27 @@ class Node:
             settings.on_event("ready", {"peer": peer_id_text(identity.peer), "round": peer.rounds.state.round})
             await peer.run()
 
-    async def _open(self, host: Libp2pHost, content: Content) -> Signed[Manifest]:
+    async def _open(self, host: Libp2pHost, links: Links, content: Content) -> Signed[Manifest]:
         """Have the manifest and the initial parameters, from disk or from a member."""
         manifest = await trio.to_thread.run_sync(content.load)
         if manifest is not None and await trio.to_thread.run_sync(content.has_initial):
             return manifest
-        strangers = {split_addr(addr).peer for addr in (*self.settings.link.bootstrap, *self.settings.config.bootstrap)}
+        last = {split_addr(addr).peer for addr in (*self.settings.link.bootstrap, *self.settings.config.bootstrap)}
 
         async def sources() -> Sequence[PeerId]:
+            """Members first; a bootstrap peer is seldom one."""
+            members = links.membership.up
             try:
-                return [found.peer for found in await host.connected() if found.peer not in strangers]
+                others = {found.peer for found in await host.connected()}.difference(members)
             except NetworkError:
-                return []
+                return members
+            return [*members, *sorted(others, key=lambda peer: peer in last)]
 
         def progress(text: str) -> None:
             self.settings.on_event("progress", {"text": text})
 
-        progress("looking for a member that has the swarm's manifest")
+        what = "the swarm's manifest" if manifest is None else f"the initial parameters: {content.describe_initial()}"
+        progress(f"looking for a member that has {what}")
         return await content.fetch(host, sources, progress)
 
     def _open_ledger(self, manifest: Manifest, stack: ExitStack) -> Ledger:
@@ -207,7 +219,6 @@ class Node:
         """Let the user's thread build its learner from the manifest."""
         assert self._has_attached is not None
         assert content.manifest is not None
-        self.bridge.bind(self._take)
         self.bridge.give(br.Opened(content.manifest, content.initial_path))
         await self._has_attached.wait()
         assert self._attached is not None
@@ -216,16 +227,24 @@ class Node:
     def _hand_over(self, ledger: Ledger, round_id: int) -> None:
         """Bring a learner that stopped at an earlier round up to the ledger's last."""
         if round_id > len(ledger):
-            raise ConfigError(f"{ledger.path}: has {len(ledger)} rounds and the learner {round_id}: not the same run")
+            raise ConfigError(
+                f"{ledger.path}: has {len(ledger)} rounds and the learner beside it {round_id}: not the same run; move "
+                "the learner's file away, and the run is replayed from its start"
+            )
         from p2pnet.node.peer import results_since
 
         outcomes = results_since(ledger, round_id)
         if outcomes is None:
             raise ConfigError(
-                f"{ledger.path}: the results since round {round_id} are not kept any more; a snapshot is needed"
+                f"{ledger.path}: the learner stopped at round {round_id} of {len(ledger)}, and the results since are "
+                "not kept any more (keep_results); there are no snapshots yet that could be fetched instead"
             )
         for outcome in outcomes:
             self.bridge.give(outcome)
+
+    async def _listen(self) -> None:
+        while True:
+            self._take(await self.bridge.take())
 
     def _take(self, item: br.ToNode) -> None:
         if isinstance(item, br.Attached):
@@ -233,7 +252,6 @@ class Node:
             self._attached = item
             self._has_attached.set()
         elif isinstance(item, br.Leave):
-            assert self._scope is not None
             self._scope.cancel()
         elif self._peer is not None:
             self._peer.take(item)
