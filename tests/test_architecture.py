@@ -18,7 +18,7 @@ import p2pnet
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "p2pnet"
 MODULES = sorted(PACKAGE.rglob("*.py"))
-PAGES = sorted((ROOT / "protocols").glob("*.md"))
+PAGES = sorted(page for page in (ROOT / "protocols").glob("*.md") if page.stem != "README")
 
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60

@@ -158,9 +158,9 @@ def _check_fields(cls: type[Message], values: list[Any]) -> list[Any]:
 
 
 @functools.cache
-def _checks(cls: type[Message]) -> list[tuple[str, Check]]:
+def _checks(cls: Any) -> list[tuple[str, Check]]:  # Any: mypy does not take a class for hashable here
     hints = get_type_hints(cls, include_extras=True)
-    return [(field.name, _check_of(hints[field.name])) for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    return [(field.name, _check_of(hints[field.name])) for field in dataclasses.fields(cls)]
 
 
 def _check_of(hint: Any) -> Check:
@@ -189,7 +189,8 @@ def _check_int(limit: Range, value: Any, where: str) -> int:
 
 
 def _check_sized(kind: type, limit: Size, value: Any, where: str) -> Any:
-    if type(value) is not kind or not limit.admits(len(value if kind is bytes else value.encode())):
+    size = len(value.encode()) if isinstance(value, str) else len(value) if isinstance(value, bytes) else -1
+    if type(value) is not kind or not limit.admits(size):
         raise WireError("wire-1/R3", f"{where}: {kind.__name__} of {limit.low} to {max(limit.low, limit.high)} bytes")
     return value
 
