@@ -151,16 +151,16 @@ def _raise_up(cls: type[M], values: list[Any]) -> M:
 
 
 def _check_fields(cls: type[Message], values: list[Any]) -> list[Any]:
-    checks = _checks(cls)
+    checks = _checks(cls)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
     if len(values) != len(checks):
         raise WireError("wire-1/R3", f"{cls.__name__} has {len(checks)} fields, found {len(values)}")
     return [check(value, f"{cls.__name__}.{name}") for (name, check), value in zip(checks, values, strict=True)]
 
 
 @functools.cache
-def _checks(cls: Any) -> list[tuple[str, Check]]:  # Any: mypy does not take a class for hashable here
+def _checks(cls: type[Message]) -> list[tuple[str, Check]]:
     hints = get_type_hints(cls, include_extras=True)
-    return [(field.name, _check_of(hints[field.name])) for field in dataclasses.fields(cls)]
+    return [(field.name, _check_of(hints[field.name])) for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
 
 
 def _check_of(hint: Any) -> Check:
