@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import signal
 import time
@@ -97,7 +96,8 @@ class Member:
     def __init__(self, settings: MemberSettings, tell: Tell) -> None:
         self.settings, self.tell = settings, tell
         self._stop = Stop()
-        self._rounds: dict[int, dict[str, Any]] = {}  # what the node's thread wrote down about them
+        self._rounds: dict[int, dict[str, Any]] = {}  # what the node's thread wrote down about them, not yet told
+        self._trains = False
         self._ready: dict[str, Any] = {}
         self._opening: Opening | None = None
 
@@ -173,6 +173,7 @@ class Member:
         h_steps, first = swarm.manifest.policy.h_steps, swarm.round
         if self._is_over(swarm.round, first):
             return
+        self._trains = True
         for batch in swarm.batches(work.task.dataset, batch_size=work.batch_size):
             if self._stop.signal:
                 return
@@ -194,19 +195,17 @@ class Member:
         return 0 < wanted.rounds <= round_id - first or 0 < wanted.until_round <= round_id
 
     def _report(self, report: Report, work: _Work) -> None:
-        """Tell a round that was trained: what the node wrote down about it, and the loop."""
-        fields = self._rounds.pop(report.round, None)
-        if fields is None:
-            return  # told already: there was no loss
+        """Tell a round that was trained, and those that were decided meanwhile, with what the loop knows of them."""
         tokens = work.batch_size * work.task.settings.context * report.steps
-        fields |= {
+        self._rounds[report.round] |= {
             "credited": report.credited,
             "steps": report.steps,
             "tokens": tokens,
             "tokens_per_s": round(tokens / max(report.train_s + report.wait_s, 1e-9), 1),
             "wait_s": report.wait_s,
         }
-        self.tell("round", fields)
+        for number in sorted(self._rounds):
+            self.tell("round", self._rounds.pop(number))
 
     def _summary(self, swarm: Swarm, work: _Work) -> dict[str, Any]:
         status = swarm.status()
@@ -236,11 +235,15 @@ class Member:
                 "wire_bytes_down": status["wire_bytes_down"],
                 "content_bytes_up": status["wire_bytes"].get(CONTENT, (0, 0))[0],
                 "seen": len(status["connected"]) + 1,
+                "credited": False,
+                "steps": 0,
+                "tokens": 0,
+                "tokens_per_s": 0.0,
+                "wait_s": 0.0,
             }
-            if not math.isnan(fields["loss"]):
+            if self._trains:
                 self._rounds[fields["round"]] = fields  # the loop tells it, with what it knows
                 return
-            fields |= {"credited": False, "steps": 0, "tokens": 0, "tokens_per_s": 0.0, "wait_s": 0.0}
         self.tell(kind, fields)
 
 

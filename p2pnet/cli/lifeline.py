@@ -30,7 +30,8 @@ def hold_lifeline() -> threading.Event:
         if main.ident is not None:
             signal.pthread_kill(main.ident, signal.SIGTERM)  # to this thread: a blocking call of another goes on
         main.join(LAST_S)
-        os._exit(128 + signal.SIGTERM)  # the daemon dies with the process
+        if main.is_alive():
+            os._exit(128 + signal.SIGTERM)  # the daemon dies with the process
 
     threading.Thread(target=watch, name="lifeline", daemon=True).start()
     return ended
