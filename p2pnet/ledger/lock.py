@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import fcntl
 import os
+import tempfile
 import weakref
 from pathlib import Path
 from types import TracebackType
 
 from p2pnet.errors import ConfigError
+from p2pnet.identity import PeerId, peer_id_text
 
 LOCK_NAME = "lock"
 
@@ -16,14 +18,18 @@ LOCK_NAME = "lock"
 class StateLock:
     """Holds a state directory for this process until `release`, or until the process is gone, however it went."""
 
-    def __init__(self, state_dir: Path) -> None:
-        """Take the directory, which is made when missing; `ConfigError` names the process that has it."""
+    def __init__(self, state_dir: Path, what: str = "") -> None:
+        """Take the directory, which is made when missing; `ConfigError` names the process that has it.
+
+        what: for the error, what the directory stands for; itself when it is left out.
+        """
+        what = what or f"state_dir {state_dir}"
         self.path = Path(state_dir) / LOCK_NAME
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigError(f"state_dir {state_dir}: cannot write there: {error.strerror}") from error
+            raise ConfigError(f"{what}: cannot write there: {error.strerror}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._fd, 0)
@@ -32,11 +38,11 @@ class StateLock:
             holder = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
             self.release()
             raise ConfigError(
-                f"state_dir {state_dir}: in use by process {holder}; stop it, or give this one a directory of its own"
+                f"{what}: in use by process {holder}; stop it, or give this one a directory of its own"
             ) from error
         except OSError as error:
             self.release()
-            raise ConfigError(f"state_dir {state_dir}: cannot lock it: {error.strerror}") from error
+            raise ConfigError(f"{what}: cannot lock it: {error.strerror}") from error
         _held.add(self)
 
     def release(self) -> None:
@@ -52,6 +58,12 @@ class StateLock:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def lock_key(peer: PeerId) -> StateLock:
+    """Hold a key on this machine, wherever its file is and however many copies of it: one key is one peer."""
+    folder = Path(tempfile.gettempdir()) / f"p2pnet-{os.getuid()}" / peer_id_text(peer)
+    return StateLock(folder, f"key of {peer_id_text(peer)}")
 
 
 _held: weakref.WeakSet[StateLock] = weakref.WeakSet()

@@ -21,7 +21,7 @@ from p2pnet.core.gossip import Verdict
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import ConfigError, NetworkError, P2pnetError
 from p2pnet.identity import Identity, PeerId, peer_id_text
-from p2pnet.ledger.lock import StateLock
+from p2pnet.ledger.lock import StateLock, lock_key
 from p2pnet.ledger.log import Ledger
 from p2pnet.net.daemon import DaemonOptions
 from p2pnet.net.discovery import Discovery
@@ -144,6 +144,7 @@ class Node:
             stack.enter_context(StateLock(settings.folder))
             key_file = settings.folder / KEY_NAME
             self._identity = identity = Identity.load_or_create(key_file)
+            stack.enter_context(lock_key(identity.peer))
             options = DaemonOptions(listen=settings.config.listen, relays=_relays(settings))
             async with open_libp2p_host(
                 options,

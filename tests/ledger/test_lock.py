@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from p2pnet.errors import ConfigError
-from p2pnet.ledger.lock import StateLock
+from p2pnet.identity import Identity, peer_id_text
+from p2pnet.ledger.lock import StateLock, lock_key
 
 HOLDER = """
 import sys
@@ -70,3 +71,12 @@ def test_a_directory_that_cannot_be_made_is_the_operators_error(tmp_path: Path) 
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match=r"state_dir .*file: cannot write there"):
         StateLock(tmp_path / "file")
+
+
+def test_one_key_is_held_once_wherever_its_copies_are() -> None:
+    peer = Identity.generate().peer
+    with lock_key(peer):
+        with pytest.raises(ConfigError, match=f"key of {peer_id_text(peer)}: in use by process {os.getpid()}"):
+            lock_key(peer)
+        lock_key(Identity.generate().peer).release()
+    lock_key(peer).release()
