@@ -165,7 +165,7 @@ async def open_member(world: World, number: int, swarm: bytes) -> AsyncIterator[
     def misbehaved(peer: PeerId, rule: str) -> None:
         told[0].misbehaved(peer, rule)
 
-    limits = Limits(first_frame_s=1.0)
+    limits = Limits(first_frame_s=0.5)
     async with world.network.host(who.peer, limits, misbehaved) as host, trio.open_nursery() as nursery:
         inbox = Inbox()
         member: list[Member] = []
@@ -187,7 +187,7 @@ async def open_member(world: World, number: int, swarm: bytes) -> AsyncIterator[
 async def until(is_so: Callable[[], bool], wait_s: float = WAIT_S) -> None:
     """Wait for something that comes by itself; fails when it does not."""
     with trio.fail_after(wait_s):
-        while not is_so():
+        while not is_so():  # noqa: ASYNC110 - what is waited for has no event
             await trio.sleep(0.005)
 
 

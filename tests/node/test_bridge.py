@@ -35,8 +35,7 @@ def test_what_the_user_says_is_taken_in_order_in_the_nodes_thread() -> None:
     async def node() -> None:
         bridge.bind()
         ready.set()
-        for _ in range(500):
-            taken.append(await bridge.take())
+        taken.extend([await bridge.take() for _ in range(500)])
 
     thread = in_thread(lambda: trio.run(node))
     assert ready.wait(10)
@@ -96,6 +95,6 @@ def test_telling_a_node_that_was_never_there_is_our_mistake() -> None:
 
 def test_ctrl_c_ends_the_waiting() -> None:
     bridge = br.Bridge()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt):  # noqa: PT012 - it must not come before
         threading.Timer(0.05, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
         bridge.wait()
