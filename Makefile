@@ -14,7 +14,7 @@ TORCH_FLAGS ?=
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test sim check bench clean
 
 setup: $(STAMP)
 
@@ -30,6 +30,10 @@ demo: $(STAMP)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+# Ten thousand seeded schedules of faults and liars; a failing one says how to see it again.
+sim: $(STAMP)
+	P2PNET_SIM_RUNS=$${P2PNET_SIM_RUNS:-10000} $(BIN)/python -m pytest tests/test_sim.py $(PYTEST_FLAGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check

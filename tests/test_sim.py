@@ -1,7 +1,7 @@
 """Whole swarms in seeded schedules of faults: nothing is ever decided twice, and rounds go on when a quorum is back.
 
-    P2PNET_SIM_RUNS=10000 pytest tests/test_sim.py     more schedules
-    P2PNET_SEED=7 pytest tests/test_sim.py -k mixed    one of them
+P2PNET_SIM_RUNS=10000 pytest tests/test_sim.py     more schedules
+P2PNET_SEED=7 pytest tests/test_sim.py -k mixed    one of them
 """
 
 from __future__ import annotations

@@ -41,4 +41,3 @@ def act(round_: Round, actions: list[votes.Action], now_s: float, bundled: bool 
             case votes.Entered(view):
                 effects += round_.enter(view, now_s)
     return effects
-

@@ -67,6 +67,8 @@ class Message:
 M = TypeVar("M", bound=Message)
 Check = Callable[[Any, str], Any]
 
+_CHECKS: dict[type[Message], list[tuple[str, Check]]] = {}  # by class, built when it is first met
+
 Digest = Annotated[bytes, Size(32)]
 Key = Annotated[bytes, Size(32)]
 Flag = Annotated[int, Range(0, 1)]
@@ -151,16 +153,19 @@ def _raise_up(cls: type[M], values: list[Any]) -> M:
 
 
 def _check_fields(cls: type[Message], values: list[Any]) -> list[Any]:
-    checks = _checks(cls)  # type: ignore[arg-type]  # a class is hashable, whatever its instances are
+    checks = _checks(cls)
     if len(values) != len(checks):
         raise WireError("wire-1/R3", f"{cls.__name__} has {len(checks)} fields, found {len(values)}")
     return [check(value, f"{cls.__name__}.{name}") for (name, check), value in zip(checks, values, strict=True)]
 
 
-@functools.cache
 def _checks(cls: type[Message]) -> list[tuple[str, Check]]:
-    hints = get_type_hints(cls, include_extras=True)
-    return [(field.name, _check_of(hints[field.name])) for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+    found = _CHECKS.get(cls)
+    if found is None:
+        hints = get_type_hints(cls, include_extras=True)
+        fields = dataclasses.fields(cls)  # type: ignore[arg-type]
+        found = _CHECKS[cls] = [(field.name, _check_of(hints[field.name])) for field in fields]
+    return found
 
 
 def _check_of(hint: Any) -> Check:

@@ -1,0 +1,252 @@
+"""What one peer does in one round with what it hears; whole swarms are in tests/test_sim.py."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from p2pnet.core.certificates import bundle, certifies
+from p2pnet.core.events import (
+    Broadcast,
+    Decide,
+    Effect,
+    Encoded,
+    Exchange,
+    Hold,
+    Note,
+    Persist,
+    Send,
+    Started,
+)  # fmt: skip
+from p2pnet.core.rosters import EARLY_PER_PEER
+from p2pnet.core.round import Restored, Round
+from p2pnet.identity import PeerId
+from p2pnet.sim.signatures import fake_sign, fake_verify
+from p2pnet.wire.codec import encode
+from p2pnet.wire.round import (
+    Commit,
+    Decision,
+    Endorsement,
+    Phase,
+    Proposal,
+    Quorum,
+    Reduced,
+    Roster,
+    Vote,
+    outcome_digest,
+    slot_of,
+)  # fmt: skip
+from tests.core.voters import commit, context, genesis, peer, peers, round_of, signed
+
+STATE = genesis(4)
+VOTERS = peers(4)
+LEADER = STATE.proposer(0)
+ME = next(each for each in VOTERS if each not in (LEADER, STATE.proposer(1)))
+VOID = encode(STATE.outcome(b"", 0, (), (), b""))
+
+
+def kinds(effects: list[Effect]) -> list[str]:
+    return [effect.kind for effect in effects if isinstance(effect, Note)]
+
+
+def of(effects: list[Effect], kind: type) -> list[Effect]:
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def started(me: PeerId = ME) -> Round:
+    round_ = round_of(STATE, me)
+    round_.started(Started(0, 7, b""), 0.0)
+    return round_
+
+
+def committed(me: PeerId = ME, at_s: float = 1.0) -> Round:
+    round_ = started(me)
+    round_.encoded(Encoded(0, b"p" * 32, 40, True, 1, 0, 0), at_s)
+    for each in VOTERS:
+        round_.commit(commit(STATE, each), at_s)
+    return round_
+
+
+def roster(round_: Round, view: int = 0, present: list[PeerId] = VOTERS, author: PeerId | None = None) -> list[Effect]:
+    raws = tuple(round_.commits.held[each][0].raw for each in present)
+    message = Roster(STATE.swarm, 0, view, STATE.lineage, raws)
+    return round_.roster(signed(message, author or STATE.proposer(view)), 3.0)
+
+
+def certificate(value: bytes, voters: list[PeerId], view: int = 1) -> Quorum:
+    vote = Vote(STATE.swarm, 0, view, int(Phase.SEAL), value)
+    return bundle(STATE, view, Phase.SEAL, value, {each: signed(vote, each).signature for each in voters})
+
+
+def test_a_commit_is_durable_before_it_is_told() -> None:
+    effects = started().encoded(Encoded(0, b"p" * 32, 40, True, 1, 0, 0), 1.0)
+    assert isinstance(effects[0], Persist)
+    assert isinstance(effects[1], Broadcast)
+    assert effects[1].raw == effects[0].raw
+
+
+def test_a_roster_opens_an_exchange_only_when_its_proposer_signed_it() -> None:
+    assert of(roster(committed(), author=ME), Exchange) == []
+    assert len(of(roster(committed()), Exchange)) == 1
+
+
+def test_of_two_rosters_of_one_view_the_first_counts() -> None:
+    round_ = committed()
+    roster(round_)
+    assert roster(round_, present=VOTERS[1:]) == []
+    assert len(round_.exchanges) == 1
+
+
+def test_a_roster_that_omits_a_voter_is_refused_and_said_so() -> None:
+    round_ = committed()
+    assert kinds(roster(round_, present=[each for each in VOTERS if each != ME])) == ["refused-roster"]
+    assert round_.exchanges == {}
+
+
+def test_a_roster_of_garbage_is_refused() -> None:
+    round_ = committed()
+    message = Roster(STATE.swarm, 0, 0, STATE.lineage, (b"garbage", b"more"))
+    assert kinds(round_.roster(signed(message, LEADER), 2.0)) == ["refused-roster"]
+
+
+def test_a_roster_of_a_later_view_is_kept_until_then() -> None:
+    round_ = committed()
+    assert roster(round_, view=1) == []
+    effects: list[Effect] = []
+    for each in [each for each in VOTERS if each != ME]:
+        effects += round_.vote(signed(Vote(STATE.swarm, 0, 1, 1, b""), each), 3.0)
+    assert round_.deciding.view == 1
+    assert len(of(effects, Exchange)) == 1
+
+
+def test_the_leader_calls_one_roster_when_all_have_committed_and_signs_it_once() -> None:
+    round_ = started(LEADER)
+    effects = round_.encoded(Encoded(0, b"p" * 32, 40, True, 1, 0, 0), 1.0)
+    for each in VOTERS:
+        effects += round_.commit(commit(STATE, each), 1.0)
+    effects += round_.advance(1.1)
+    slots = [effect.slot for effect in effects if isinstance(effect, Persist)]
+    assert len(slots) == len(set(slots)) == 2
+    assert len(of(effects, Exchange)) == 1
+
+
+def test_a_view_without_a_proposal_is_given_up_with_nil_told_to_all() -> None:
+    round_ = committed()
+    due_s = round_.deadline_s(1.0)
+    assert due_s is not None
+    effects = round_.advance(due_s + 10.0)
+    votes = [effect for effect in effects if isinstance(effect, Broadcast)]
+    assert len(votes) == 1
+    assert round_.deciding.step == 1
+
+
+def test_void_is_not_prepared_in_the_first_view() -> None:
+    round_ = committed()
+    round_.proposal(signed(Proposal(STATE.swarm, 0, 0, 0, VOID), LEADER), 2.0)
+    assert of(round_.advance(2.1), Hold) == []
+    assert round_.deciding.step == 0
+
+
+def test_void_is_prepared_late_in_a_later_view_and_is_held_first() -> None:
+    round_ = committed()
+    for each in [each for each in VOTERS if each != ME]:
+        round_.vote(signed(Vote(STATE.swarm, 0, 1, 1, b""), each), 3.0)
+    round_.proposal(signed(Proposal(STATE.swarm, 0, 1, 0, VOID), STATE.proposer(1)), 3.0)
+    assert round_.deciding.step == 0
+    due_s = round_.deadline_s(3.0)
+    assert due_s is not None
+    effects = round_.advance(due_s)
+    order = [type(effect) for effect in effects if isinstance(effect, Hold | Persist | Send)]
+    assert order[:3] == [Hold, Persist, Send]
+
+
+def test_a_whole_decision_is_believed_for_its_certificate_alone() -> None:
+    value = outcome_digest(VOID)
+    effects = started().decision(Decision(certificate(value, VOTERS[:3]), VOID, ()), 1.0)
+    assert isinstance(effects[-1], Decide)
+    assert effects[-1].void
+    assert effects[-1].after.round == 1
+
+
+@pytest.mark.parametrize(
+    "lie", ["too few", "another value", "forged", "twice", "a stranger", "prepares", "another round"]
+)
+def test_a_decision_that_is_not_certified_changes_nothing(lie: str) -> None:
+    good = certificate(outcome_digest(VOID), VOTERS[:3])
+    first = good.endorsements[0]
+    bad = {
+        "too few": replace(good, endorsements=good.endorsements[:2]),
+        "another value": replace(good, value=b"?" * 32),
+        "forged": replace(good, endorsements=(replace(first, signature=b"0" * 64), *good.endorsements[1:])),
+        "twice": replace(good, endorsements=(first, first, first)),
+        "a stranger": replace(good, endorsements=(*good.endorsements[:2], Endorsement(peer(99), b"0" * 64))),
+        "prepares": replace(good, phase=1),
+        "another round": replace(good, round=1),
+    }[lie]
+    assert not certifies(Decision(bad, VOID, ()), STATE, fake_verify)
+    round_ = started()
+    assert round_.decision(Decision(bad, VOID, ()), 1.0) == []
+    assert round_.decided is None
+
+
+def test_a_bundle_with_one_forged_vote_does_not_count_at_all() -> None:
+    good = certificate(b"v" * 32, VOTERS[:3])
+    round_ = started()
+    forged = tuple(replace(each, signature=b"0" * 64) for each in good.endorsements[2:])
+    round_.quorum(replace(good, endorsements=(*good.endorsements[:2], *forged)), 1.0)
+    assert round_.certificate is None
+    round_.quorum(good, 1.0)
+    assert round_.certificate == good
+
+
+def test_a_restarted_peer_signs_the_same_commit_again_and_takes_no_part_with_another_payload() -> None:
+    first = started()
+    effects = first.encoded(Encoded(0, b"p" * 32, 40, True, 1, 0, 0), 1.0)
+    slots = {effect.slot: effect.raw for effect in effects if isinstance(effect, Persist)}
+    again = Round(context(ME), STATE, 0.0, Restored(slots))
+    again.started(Started(0, 7, b""), 0.0)
+    effects = again.encoded(Encoded(0, b"q" * 32, 40, True, 1, 0, 0), 1.0)
+    assert of(effects, Persist) == []
+    assert [effect.raw for effect in effects if isinstance(effect, Broadcast)] == list(slots.values())
+    for each in VOTERS:
+        again.commit(commit(STATE, each), 1.0)
+    assert "left-out" in kinds(roster(again))
+
+
+def test_a_restarted_voter_that_sealed_is_locked_and_decides_alone_what_it_alone_decided() -> None:
+    state = genesis(1)
+    me = state.electorate[0]
+    void = encode(state.outcome(b"", 0, (), (), b""))
+    votes = [Vote(state.swarm, 0, 1, phase, outcome_digest(void)) for phase in (1, 2)]
+    slots = {slot_of(vote): signed(vote, me).raw for vote in votes}
+    round_ = Round(context(me), state, 0.0, Restored(slots, ((void, ()),)))
+    assert round_.deciding.locked == (1, outcome_digest(void))
+    assert isinstance(round_.advance(0.0)[-1], Decide)
+
+
+def test_a_flood_of_well_signed_nonsense_neither_raises_nor_grows_without_bound() -> None:
+    round_, rng = committed(), random.Random(3)
+    for _ in range(4000):
+        author = rng.choice([*VOTERS, peer(rng.randrange(50, 10**6))])
+        view, value = rng.choice([0, 1, 2, 63, 64, 65, 2**32 - 1]), rng.randbytes(rng.choice([0, 5, 32]))
+        digest = rng.randbytes(32)
+        raws = (*rng.sample([each.raw for each, _ in round_.commits.held.values()], 3), value or b"x")
+        message = rng.choice([
+            Commit(STATE.swarm, 0, STATE.lineage, digest, 1, digest, 1, 0, 2, 0, 2**32 - 1),
+            Roster(STATE.swarm, 0, view, STATE.lineage, raws),
+            Reduced(STATE.swarm, 0, view, rng.randrange(64), digest, (0, 257), digest),
+            Proposal(STATE.swarm, 0, view, rng.choice([0, 1, 2**32]), rng.choice([VOID, rng.randbytes(40)])),
+            Vote(STATE.swarm, 0, view, rng.choice([1, 2]), value),
+        ])  # fmt: skip
+        found = signed(message, author)
+        getattr(round_, type(message).__name__.lower())(found, 4.0)
+        endorsements = tuple(Endorsement(each, fake_sign(each, value)) for each in VOTERS)
+        round_.quorum(Quorum(STATE.swarm, 0, view, 2, digest, endorsements), 4.0)
+    held = len(round_.commits.held)
+    assert held <= 128 + len(VOTERS)
+    assert len(round_.proposals) <= 66
+    assert len(round_.rosters._early) <= 64
+    assert sum(map(len, round_.rosters._early_reduced.values())) <= EARLY_PER_PEER * held
+    assert round_.decided is None

@@ -1,0 +1,150 @@
+"""From round to round: who is ahead, who asks, what is kept; whole swarms are in tests/test_sim.py."""
+
+from __future__ import annotations
+
+import random
+
+from p2pnet.core.certificates import bundle
+from p2pnet.core.events import (
+    Applied,
+    Decide,
+    Effect,
+    Encoded,
+    Heard,
+    Note,
+    PeerDown,
+    PeerUp,
+    Send,
+    Serve,
+    Started,
+    Tick,
+    Train,
+)  # fmt: skip
+from p2pnet.core.rounds import AHEAD_MAX, AHEAD_PER_PEER, ASK_EVERY_S, DECISIONS_PER_ROUND, TICK_MIN_S, Rounds
+from p2pnet.core.state import SwarmState
+from p2pnet.identity import PeerId
+from p2pnet.wire.codec import encode
+from p2pnet.wire.round import Ask, Decision, Phase, Quorum, Vote, outcome_digest
+from tests.core.test_round import certificate
+from tests.core.voters import SWARM, context, genesis, peer, peers, signed
+
+STATE = genesis(4)
+VOTERS = peers(4)
+ME, *OTHERS = VOTERS
+
+
+def rounds(state: SwarmState = STATE, me: PeerId = ME) -> Rounds:
+    return Rounds(context(me), state, 0.0)
+
+
+def of(effects: list[Effect], kind: type) -> list[Effect]:
+    return [effect for effect in effects if isinstance(effect, kind)]
+
+
+def vote(author: PeerId, number: int = 0, swarm: bytes = SWARM) -> Heard:
+    return Heard(author, signed(Vote(swarm, number, 0, 1, b""), author))
+
+
+def void_decision() -> Decision:
+    void = encode(STATE.outcome(b"", 0, (), (), b""))
+    return Decision(certificate(outcome_digest(void), VOTERS[:3]), void, ())
+
+
+def test_the_first_tick_starts_training_once() -> None:
+    found = rounds()
+    assert of(found.handle(Tick(), 0.0), Train) == [Train(0, STATE.beacon, True)]
+    assert of(found.handle(Tick(), 0.1), Train) == []
+
+
+def test_a_vote_of_another_swarm_is_not_heard() -> None:
+    found = rounds()
+    for author in OTHERS:
+        found.handle(vote(author, swarm=b"?" * 32), 0.0)
+    assert found.round.deciding.endorsements(0, Phase.PREPARE, b"") == {}
+
+
+def test_one_voice_of_a_later_round_is_asked_and_not_believed() -> None:
+    found = rounds()
+    effects = found.handle(vote(OTHERS[0], 2**32 - 1), 1.0)
+    assert [effect.to for effect in effects if isinstance(effect, Send)] == OTHERS[:1]
+    assert not found.behind()
+    found.handle(vote(OTHERS[1], 2), 1.0)
+    assert found.behind()
+
+
+def test_a_peer_is_asked_no_faster_than_it_may_be() -> None:
+    found = rounds()
+    sent = [of(found.handle(vote(OTHERS[0], 5), at_s / 10), Send) for at_s in range(20)]
+    assert sum(map(len, sent)) <= 2.0 / ASK_EVERY_S
+
+
+def test_an_ask_of_an_earlier_round_is_served_and_of_this_one_answered() -> None:
+    found = rounds()
+    found.handle(Started(0, 7, b""), 0.0)
+    found.handle(Encoded(0, b"p" * 32, 40, True, 1, 0, 0), 1.0)
+    answer = found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 2.0)
+    assert len(of(answer, Send)) == 1
+    assert found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 2.1) == []
+    found.handle(Heard(OTHERS[1], void_decision()), 3.0)
+    assert Serve(OTHERS[0], 0) in found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 4.0)
+
+
+def test_a_decision_that_came_early_is_taken_up_in_its_round() -> None:
+    found = rounds()
+    decision = void_decision()
+    assert of(found.handle(Heard(OTHERS[0], decision), 1.0), Decide)
+    after = found.round.decided.after if found.round.decided else STATE
+    void = encode(after.outcome(b"", 0, (), (), b""))
+    ballot = Vote(SWARM, 1, 1, 2, outcome_digest(void))
+    quorum = bundle(after, 1, Phase.SEAL, outcome_digest(void), {v: signed(ballot, v).signature for v in VOTERS[:3]})
+    found.handle(Heard(OTHERS[0], Decision(quorum, void, ())), 1.0)
+    effects = found.handle(Applied(0), 1.1)
+    assert of(effects, Decide)
+    assert of(effects, Train) == []
+
+
+def test_what_is_kept_of_later_rounds_is_bounded() -> None:
+    found, rng = rounds(), random.Random(1)
+    for _ in range(5000):
+        author = rng.choice([*OTHERS, peer(rng.randrange(100, 10**6))])
+        found.handle(vote(author, rng.choice([1, 2, 9999])), 0.0)
+        forged = Quorum(SWARM, rng.randrange(1, 40), 0, 2, b"v" * 32, void_decision().certificate.endorsements)
+        found.handle(Heard(author, Decision(forged, b"x", ())), 0.0)
+    assert sum(map(len, found._ahead.values())) <= AHEAD_MAX + AHEAD_PER_PEER * len(VOTERS)
+    assert all(len(kept) <= DECISIONS_PER_ROUND for kept in found._decisions.values())
+    assert len(found._decisions) <= 16
+    assert set(found._heard_s) <= set(VOTERS)
+
+
+def test_the_names_of_strangers_that_go_are_forgotten_before_those_of_voters() -> None:
+    found = rounds()
+    found.handle(PeerDown(OTHERS[0]), 0.0)
+    for number in range(100, 9100):
+        found.handle(PeerDown(peer(number)), 0.0)
+    assert len(found._down) <= 4097
+    assert OTHERS[0] in found.round.down
+
+
+def test_a_stalled_round_names_the_voters_that_are_not_heard() -> None:
+    found = rounds()
+    found.handle(PeerUp(OTHERS[0]), 0.0)
+    now_s, notes = 0.0, []
+    while not notes and now_s < 200:
+        now_s += 0.25
+        if int(now_s) % 2:
+            found.handle(vote(OTHERS[0]), now_s)
+        notes = [note for note in found.handle(Tick(), now_s) if isinstance(note, Note) and note.kind == "stalled"]
+    assert notes[0].peers == tuple(OTHERS[1:])
+    assert found.missing == tuple(OTHERS[1:])
+
+
+def test_the_next_tick_is_never_in_the_past() -> None:
+    found, now_s = rounds(), 0.0
+    found.handle(Tick(), now_s)
+    for _ in range(200):
+        deadline_s = found.deadline_s
+        assert deadline_s is not None
+        assert deadline_s >= now_s + TICK_MIN_S
+        now_s = deadline_s
+        found.handle(Tick(), now_s)
+    assert now_s > 60  # a quiet peer is woken a few times a second at most

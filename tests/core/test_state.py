@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from p2pnet.core.state import FORGET_FACTOR, HashChain, SwarmState, quorum
+from p2pnet.sim import POLICY
+from p2pnet.sim.signatures import fake_verify
+from p2pnet.wire.codec import encode
+from p2pnet.wire.round import Commit, decode_outcome, next_lineage, outcome_digest, roster_digest
+from p2pnet.wire.signing import open_signed
+from tests.core.voters import chain_of, commit, genesis, peer, peers
+from tests.vectors import vectors
+
+
+def decide(state: SwarmState, present: list[Any]) -> SwarmState:
+    commits = [commit(state, each) for each in sorted(present)]
+    digest = roster_digest(tuple(each.raw for each in commits)) if commits else b""
+    outcome = state.outcome(digest, 0, (), commits, b"")
+    return state.advance(encode(outcome), outcome, commits)
+
+
+@pytest.mark.parametrize("vector", vectors("round-1", "quorum"))
+def test_a_quorum_is_what_the_page_says(vector: dict[str, Any]) -> None:
+    assert [[voters, quorum(voters)] for voters, _ in vector["quorums"]] == vector["quorums"]
+
+
+@pytest.mark.parametrize("voters", range(4, 101))
+def test_two_quorums_share_more_than_a_third(voters: int) -> None:
+    liars = (voters - 1) // 3
+    assert 2 * quorum(voters) - voters > liars
+    assert quorum(voters) <= voters - liars
+
+
+@pytest.mark.parametrize("vector", vectors("round-1", "state"))
+def test_hashes_of_the_state_are_those_of_the_page(vector: dict[str, Any]) -> None:
+    voters = tuple(bytes.fromhex(key) for key in vector["electorate"])
+    state = SwarmState(
+        bytes.fromhex(vector["swarm"]), POLICY, 0, bytes.fromhex(vector["lineage"]), bytes.fromhex(vector["beacon"]),
+        voters, {}, frozenset(voters),  # type: ignore[arg-type]
+    )  # fmt: skip
+    raws = tuple(bytes.fromhex(raw) for raw in vector["roster"])
+    outcome = bytes.fromhex(vector["outcome"])
+    commits = [open_signed((Commit,), raw, lambda *_: True) for raw in raws]
+    assert [state.proposer(view).hex() for view in range(8)] == vector["proposers"]
+    assert roster_digest(raws).hex() == vector["roster_digest"]
+    assert outcome_digest(outcome).hex() == vector["value"]
+    assert next_lineage(state.lineage, outcome_digest(outcome)).hex() == vector["next_lineage"]
+    after = state.advance(outcome, decode_outcome(outcome), commits)
+    assert (after.lineage.hex(), after.beacon.hex()) == (vector["next_lineage"], vector["next_beacon"])
+
+
+def test_n_views_in_a_row_go_round_all_n_voters() -> None:
+    state = genesis(7)
+    assert {state.proposer(view) for view in range(3, 10)} == set(state.electorate)
+
+
+def test_a_voter_that_misses_a_round_is_dropped_and_comes_back_one_at_a_time() -> None:
+    state = decide(genesis(4), peers(4))
+    state = decide(state, peers(4)[:2])
+    assert state.electorate == tuple(peers(4)[:2])
+    state = decide(state, peers(4))
+    assert len(state.electorate) == 3
+    assert len(decide(state, peers(4)).electorate) == 4
+
+
+def test_a_newcomer_votes_after_its_service() -> None:
+    state = genesis(1)
+    everyone = [*state.electorate, peer(77)]
+    for served in range(1, POLICY.service_rounds + 1):
+        assert peer(77) not in state.electorate
+        state = decide(state, everyone)
+        assert state.members[peer(77)].accepted == served
+    assert peer(77) in state.electorate
+
+
+def test_void_leaves_electorate_and_members_as_they_are_and_moves_beacon_and_lineage() -> None:
+    before = decide(genesis(4), peers(4))
+    after = decide(before, [])
+    assert (after.electorate, after.members) == (before.electorate, before.members)
+    assert len({before.beacon, after.beacon}) == len({before.lineage, after.lineage}) == 2
+
+
+def test_each_member_reveals_its_chain_backwards_and_nothing_else_is_admitted() -> None:
+    state = decide(genesis(2), peers(2))
+    tip = state.members[peers(2)[0]].tip
+    preimage = chain_of(peers(2)[0]).reveal(tip)
+    assert preimage is not None
+    assert hashlib.sha256(preimage).digest() == tip
+    assert state.admits_preimage(peers(2)[0], preimage)
+    assert not state.admits_preimage(peers(2)[0], tip)
+
+
+def test_a_chain_that_is_used_up_or_not_ours_reveals_nothing() -> None:
+    chain = HashChain(b"s" * 32, 2)
+    end = chain.reveal(None)
+    first = chain.reveal(end)
+    assert chain.reveal(first) == b"s" * 32
+    assert chain.reveal(b"s" * 32) is None
+    assert chain.reveal(b"?" * 32) is None
+
+
+def test_a_name_that_came_once_is_forgotten_soon_and_one_that_served_long_is_not() -> None:
+    state = decide(genesis(2), [*peers(2), peer(88)])
+    assert state.knows(peer(88))
+    for _ in range(FORGET_FACTOR):
+        state = decide(state, peers(2))
+    assert not state.knows(peer(88))
+    state = decide(state, [])
+    assert all(state.knows(each) for each in peers(2))
+
+
+def test_a_commit_with_a_right_signature_is_what_the_helpers_make() -> None:
+    made = commit(genesis(1), peers(1)[0])
+    assert fake_verify(made.peer, b"p2pnet/round/1\n" + made.body, made.signature)
