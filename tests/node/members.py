@@ -113,6 +113,7 @@ class Member:
         self.peer: Peer | None = None
         self.ledger: Ledger | None = None
         self.scope = trio.CancelScope()
+        self.ended = False
 
     async def meet(self, other: Member | MemoryHost) -> None:
         """Connect, say hello, and wait until both are up."""
@@ -137,6 +138,13 @@ class Member:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.peer.run)
                 nursery.start_soon(self._learn, train)
+        self.ended = True
+
+    async def stop(self) -> None:
+        """End the rounds, as when the process ends; the links stay."""
+        self.scope.cancel()
+        await until(lambda: self.ended)
+        self.host.reception._entries.pop("/p2pnet/exchange/1")
 
     async def _learn(self, train: Callable[[Member, br.RoundTask], bytes | None]) -> None:
         assert self.peer is not None
