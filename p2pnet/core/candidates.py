@@ -156,9 +156,7 @@ class Candidates:
         leaf = self.context.rng.randrange(part.stop - part.start)
         outcome, message = candidate.outcome, signed.message
         return [
-            Audit(
-                self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer
-            )
+            Audit(self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer)
         ]
 
     def audited(self, root: Root, honest: bool) -> tuple[list[Candidate], list[Effect]]:

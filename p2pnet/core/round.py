@@ -52,7 +52,6 @@ from p2pnet.wire.signing import Signed
 __all__ = ["Context", "Restored", "Round", "certifies"]
 
 
-
 @dataclass(frozen=True, slots=True)
 class Proposed:
     """A proposal, opened."""
