@@ -185,7 +185,7 @@ class Swarm:
 
     def status(self) -> dict[str, Any]:
         """What `p2pnet status` shows."""
-        return self._node.snapshot()
+        return self._node.status()
 
     def state_sha256(self) -> str:
         """SHA-256 over the fp32 master parameters in name order, hexadecimal: equal on all peers after a round."""

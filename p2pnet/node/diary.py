@@ -141,4 +141,4 @@ def _number(value: float) -> float:
 
 
 def _json_number(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    return value if math.isfinite(value) else None

@@ -75,6 +75,7 @@ class Node:
         self._identity: Identity | None = None
         self._links: Links | None = None
         self._discovery: Discovery | None = None
+        self._host: Libp2pHost | None = None
         self._trouble = ""
         self.started_s = time.monotonic()
 
@@ -101,12 +102,24 @@ class Node:
             raise ValueError("the node has no identity yet")
         return self._identity.peer
 
+    @property
+    def daemon_pid(self) -> int | None:
+        """The libp2p daemon's process, None while there is none."""
+        return self._host.daemon_pid if self._host is not None else None
+
     def is_running(self) -> bool:
         """Tell whether the node's thread is alive."""
         return self._thread.is_alive()
 
+    def status(self) -> dict[str, Any]:
+        """What `p2pnet status` shows, for another thread: asked in the node's, where nothing changes meanwhile."""
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):
+                return trio.from_thread.run_sync(self.snapshot, trio_token=self._token)
+        return self.snapshot()
+
     def snapshot(self) -> dict[str, Any]:
-        """What `p2pnet status` shows."""
+        """What `p2pnet status` shows; called in the node's thread."""
         swarm = self.settings.link.swarm.hex()
         common: dict[str, Any] = {
             "version": p2pnet.__version__,
@@ -156,6 +169,7 @@ class Node:
                 await self._live(host, identity, stack)
 
     async def _live(self, host: Libp2pHost, identity: Identity, stack: ExitStack) -> None:
+        self._host = host
         settings, swarm = self.settings, self.settings.link.swarm
         settings.on_event("listening", {"peer": peer_id_text(identity.peer), "addrs": list(host.addrs())})
         inbox, content = Inbox(), Content(settings.folder, swarm)

@@ -1,0 +1,526 @@
+"""The loop's side of a swarm: with a node of a few lines for what is rare, with real nodes for what must work."""
+
+from __future__ import annotations
+
+import math
+import os
+import queue
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import trio
+from torch import nn
+
+from p2pnet.config import Codec, CustomTask, NodeConfig, Policy, SwarmConfig, Training
+from p2pnet.config import Swarm as SwarmSection
+from p2pnet.errors import ConfigError, NetworkError, P2pnetError
+from p2pnet.identity import Identity
+from p2pnet.net.daemon import DaemonOptions
+from p2pnet.net.host import join_addr
+from p2pnet.net.libp2p import open_libp2p_host
+from p2pnet.node import bridge as br
+from p2pnet.node.content import Content
+from p2pnet.node.runner import KEY_NAME
+from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.reduce import reduce_part
+from p2pnet.swarm import LEARNER_NAME, Swarm, create, forget_not_finite, join
+from p2pnet.wire.manifest import Link
+
+WAIT_S = 60.0  # a test that needs it has failed
+CONFIG = SwarmConfig(
+    swarm=SwarmSection("tests"),
+    task=CustomTask("custom", batch_size=4),
+    training=Training(h_steps=2, window_s=10.0),
+    codec=Codec(k=8, k_result=16),
+    policy=Policy(grace_s=0.4, stall_s=5.0, service_rounds=1),
+)
+LOCAL = ("/ip4/127.0.0.1/tcp/0",)
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def make_model(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Linear(16, 16)
+
+
+# A node of a few lines ----------------------------------------------------------------------------------------------
+
+
+class FakeBridge:
+    """Says what the test wants and keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.says: queue.SimpleQueue[br.ToUser] = queue.SimpleQueue()
+        self.told: list[br.ToNode] = []
+        self.answers: list[br.ToUser] = []  # said when the update is there
+
+    def tell(self, item: br.ToNode) -> None:
+        self.told.append(item)
+        if isinstance(item, br.Submitted | br.Skipped):
+            for answer in self.answers:
+                self.says.put(answer)
+            self.answers = []
+
+    def wait(self, timeout_s: float | None = None) -> br.ToUser:
+        return self.says.get(timeout=5)
+
+    def poll(self) -> br.ToUser | None:
+        return None if self.says.empty() else self.says.get()
+
+    def last(self, kind: type) -> Any:
+        return next(item for item in reversed(self.told) if isinstance(item, kind))
+
+
+class FakeNode:
+    """Implements as much of Node as the loop's side uses."""
+
+    def __init__(self, folder: Path, keep_results: int = 64) -> None:
+        from p2pnet.node.runner import NodeSettings
+
+        self.bridge = FakeBridge()
+        self.peer = b"\1" * 32
+        self.stopped = 0
+        self.settings = NodeSettings(Link(b"\0" * 32, ()), folder, NodeConfig(keep_results=keep_results))
+
+    def stop(self) -> None:
+        self.stopped += 1
+
+
+class FakeOpening:
+    """A swarm that is open, around a FakeNode."""
+
+    def __init__(self, folder: Path, keep_results: int = 64) -> None:
+        self.folder, self.node = folder, FakeNode(folder, keep_results)
+        link = create(CONFIG, make_model(), state_dir=folder) if not (folder / "manifest.bin").exists() else None
+        content = Content(folder, link.swarm if link else b"")
+        if link is None:
+            from p2pnet.identity import verify
+            from p2pnet.wire.manifest import open_manifest
+
+            manifest = open_manifest(content.manifest_path.read_bytes(), None, verify)
+        else:
+            loaded = content.load()
+            assert loaded is not None
+            manifest = loaded
+        self.opened = br.Opened(manifest, content.initial_path)
+
+
+class Loop:
+    """A swarm whose node the test plays."""
+
+    def __init__(self, folder: Path, keep_results: int = 64, seed: int = 1, says: tuple[br.ToUser, ...] = ()) -> None:
+        self.opening = FakeOpening(folder, keep_results)
+        self.bridge = self.opening.node.bridge
+        self.model = make_model(seed)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
+        for item in says or (task(0),):
+            self.bridge.says.put(item)
+        self.swarm = Swarm(self.opening, self.model, self.optimizer)  # type: ignore[arg-type]
+
+    def step(self, spoil: bool = False) -> Any:
+        loss = self.model(torch.ones(4, 16)).square().mean()
+        loss.backward()
+        if spoil:
+            for parameter in self.model.parameters():
+                parameter.grad.fill_(math.nan)  # type: ignore[union-attr]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return self.swarm.step(loss, samples=4)
+
+    def round(self, *items: br.ToUser, spoil: bool = False) -> Any:
+        self.bridge.answers = list(items)
+        assert self.step(spoil) is None
+        return self.step()
+
+    def e(self) -> torch.Tensor:
+        return self.swarm.learner._e.clone()
+
+
+def task(number: int) -> br.RoundTask:
+    return br.RoundTask(number, bytes([number]) * 32, False)
+
+
+def void(number: int) -> br.Outcome:
+    return br.Outcome(number, b"\2" * 32, True, b"", None)
+
+
+def result(number: int, payload: bytes, named: tuple[bool, ...] | None = None) -> br.Outcome:
+    output = reduce_part([payload], [8], 8, ChunkFormat(8), ChunkFormat(16)).output
+    return br.Outcome(number, b"\2" * 32, False, output, named)
+
+
+def other_payload(folder: Path) -> bytes:
+    """What another peer sent."""
+    loop = Loop(folder, seed=9)
+    loop.round(void(0), task(1))
+    payload: bytes = loop.bridge.last(br.Submitted).payload
+    return payload
+
+
+def test_a_round_is_trained_sent_applied_and_reported(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    before = loop.swarm.state_sha256()
+    report = loop.round(void(0), task(1))
+    submitted = loop.bridge.last(br.Submitted)
+    assert (submitted.round_id, submitted.samples, submitted.assigned) == (0, 8, False)
+    assert (report.round, report.void, report.steps, report.credited) == (0, True, 2, False)
+    assert loop.swarm.state_sha256() == before
+    assert loop.swarm.round == 1
+    named = result(1, submitted.payload, (True,))
+    report = loop.round(named, task(2))
+    assert report.credited
+    assert loop.swarm.state_sha256() != before
+
+
+def test_who_is_late_keeps_its_work_in_the_error_feedback(tmp_path: Path) -> None:
+    payload = other_payload(tmp_path / "other")
+    loop = Loop(tmp_path / "late")
+    loop.bridge.says.put(result(0, payload))
+    loop.bridge.says.put(task(1))
+    report = loop.step()  # in mid-round: the others are through
+    assert (report.round, report.credited, report.steps) == (0, False, 1)
+    assert not any(isinstance(item, br.Submitted) for item in loop.bridge.told)
+    assert loop.e().abs().sum() > 0
+    assert loop.bridge.last(br.Began).round_id == 1
+    assert loop.bridge.last(br.Began).checksum == loop.swarm.learner.checksum()
+    only_applied = Loop(tmp_path / "fresh", says=(result(0, payload), task(1)))
+    assert loop.swarm.state_sha256() == only_applied.swarm.state_sha256()
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_nan_is_never_sent_and_the_next_round_goes_on_from_theta(tmp_path: Path, late: bool) -> None:
+    loop = Loop(tmp_path)
+    theta = loop.swarm.learner._theta.clone()
+    if late:
+        for item in (void(0), task(1)):
+            loop.bridge.says.put(item)
+        report = loop.step(spoil=True)
+    else:
+        report = loop.round(void(0), task(1), spoil=True)
+    skipped = loop.bridge.last(br.Skipped)
+    assert skipped.round_id == report.round == 0
+    assert "NaN" in skipped.reason
+    assert "optimizer's state of 2 parameters is forgotten" in skipped.reason
+    assert not any(isinstance(item, br.Submitted) for item in loop.bridge.told)
+    assert torch.equal(loop.swarm.learner._theta, theta)
+    assert loop.e().abs().sum() == 0
+    loop.round(void(1), task(2))  # the optimizer would have spoilt this one, too
+    assert loop.bridge.last(br.Submitted).round_id == 1
+
+
+def test_only_the_spoilt_state_of_an_optimizer_is_forgotten() -> None:
+    good, bad = (nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer = torch.optim.AdamW([good, bad])
+    for parameter in (good, bad):
+        parameter.grad = torch.ones(3)
+    optimizer.step()
+    optimizer.state[bad]["exp_avg"][0] = math.inf
+    assert forget_not_finite(optimizer) == 1
+    assert good in optimizer.state
+    assert bad not in optimizer.state
+    assert forget_not_finite(torch.optim.SGD([good])) == 0
+
+
+def test_a_loop_that_was_stopped_in_mid_exchange_goes_on(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.step()
+
+    def stop() -> br.ToUser:
+        raise KeyboardInterrupt
+
+    loop.bridge.wait = lambda timeout_s=None: stop()  # type: ignore[method-assign,misc]
+    with pytest.raises(KeyboardInterrupt):
+        loop.step()
+    a = loop.e()
+    assert a.abs().sum() > 0
+    loop.swarm.close()
+    again = Loop(tmp_path)
+    assert torch.equal(again.e(), a)  # nothing of it is lost
+    again.round(void(0), task(1))
+    assert again.bridge.last(br.Submitted).round_id == 0
+
+
+def test_a_restarted_learner_replays_what_was_decided_meanwhile(tmp_path: Path) -> None:
+    payload = other_payload(tmp_path / "other")
+    loop = Loop(tmp_path / "one")
+    loop.round(result(0, payload), task(1))
+    loop.swarm.close()
+    assert loop.opening.node.stopped == 1
+    later = [result(1, payload), void(2), result(3, payload)]
+    again = Loop(tmp_path / "one", says=(*later, task(4)))
+    assert again.bridge.told[0] == br.Attached(1, 1)
+    assert [item.round_id for item in again.bridge.told if isinstance(item, br.Applied)] == [1, 2, 3]
+    assert again.swarm.round == 4
+    loop = Loop(tmp_path / "two", says=(result(0, payload), *later, task(4)))
+    assert loop.swarm.state_sha256() == again.swarm.state_sha256()
+
+
+def test_a_killed_process_never_lacks_more_results_than_the_ledger_keeps(tmp_path: Path) -> None:
+    loop = Loop(tmp_path, keep_results=4)
+    for number in range(7):
+        loop.round(void(number), task(number + 1))
+    again = Loop(tmp_path, says=(void(6), task(7)))  # saved every other round, so at the sixth
+    assert again.bridge.told[0] == br.Attached(1, 6)
+
+
+def test_a_round_out_of_order_is_refused(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    with pytest.raises(P2pnetError, match="round 5 was decided where round 0 is next"):
+        loop.round(void(5), task(6))
+
+
+def test_closing_twice_is_harmless_and_a_closed_swarm_says_so(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.swarm.close()
+    loop.swarm.close()
+    assert loop.opening.node.stopped == 1
+    with pytest.raises(P2pnetError, match="closed"):
+        loop.step()
+
+
+@pytest.mark.parametrize("damage", [b"", b"x" * 100, None])
+def test_a_damaged_learner_file_says_what_to_do(tmp_path: Path, damage: bytes | None) -> None:
+    loop = Loop(tmp_path)
+    if damage is None:  # another model's
+        other = create(CONFIG, nn.Linear(3, 3), state_dir=tmp_path / "other")
+        assert other
+        from p2pnet.train.learner import Learner
+
+        learner = Learner(nn.Linear(3, 3), k=8, k_result=16, level_bias=32, alpha_ppm=1, beta_ppm=1)
+        learner.save(tmp_path / LEARNER_NAME, {"round": "0"})
+    else:
+        loop.swarm.close()
+        (tmp_path / LEARNER_NAME).write_bytes(damage)
+    with pytest.raises(ConfigError, match=rf"{LEARNER_NAME}.*move it away and the run is replayed"):
+        Loop(tmp_path)
+
+
+def test_a_learner_file_without_its_round_says_so(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    for notes in ({}, {"round": "x"}, {"round": "-3"}):
+        loop.swarm.learner.save(tmp_path / LEARNER_NAME, notes)
+        with pytest.raises(ConfigError, match="does not say its round"):
+            Loop(tmp_path)
+
+
+def test_a_second_swarm_in_one_directory_is_refused(tmp_path: Path) -> None:
+    create(CONFIG, make_model(), state_dir=tmp_path)
+    with pytest.raises(ConfigError, match="holds a swarm already"):
+        create(CONFIG, make_model(), state_dir=tmp_path)
+
+
+# Real nodes ---------------------------------------------------------------------------------------------------------
+
+
+class Background:
+    """A thread that runs until the test ends; its error fails the test."""
+
+    def __init__(self, what: Callable[[], None]) -> None:
+        self.error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(what,), daemon=True)
+        self._thread.start()
+
+    def _run(self, what: Callable[[], None]) -> None:
+        try:
+            what()
+        except BaseException as error:  # noqa: BLE001 - raised in `join`
+            self.error = error
+
+    def join(self) -> None:
+        self._thread.join(WAIT_S)
+        assert not self._thread.is_alive()
+        if self.error is not None:
+            raise self.error
+
+
+@pytest.fixture(scope="module")
+def bootstrap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a bootstrap peer."""
+    key = tmp_path_factory.mktemp("bootstrap") / "key"
+    Identity.load_or_create(key)
+    ready: queue.SimpleQueue[str] = queue.SimpleQueue()
+    stop: list[Callable[[], None]] = []
+
+    async def run() -> None:
+        token, scope = trio.lowlevel.current_trio_token(), trio.CancelScope()
+        stop.append(lambda: token.run_sync_soon(scope.cancel))
+        with scope:
+            async with open_libp2p_host(DaemonOptions(listen=LOCAL), key) as host:
+                ready.put(join_addr(host.addrs()[0], host.peer))
+                await trio.sleep_forever()
+
+    background = Background(lambda: trio.run(run))
+    yield ready.get(timeout=WAIT_S)
+    stop[0]()
+    background.join()
+
+
+class Peer:
+    """A real swarm in a thread of its own: trains until it is told that a round is enough."""
+
+    def __init__(self, link: Link, folder: Path, spoil: int = -1) -> None:
+        self.link, self.folder, self.spoil = link, folder, spoil
+        self.model = make_model(7)
+        self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.01)
+        self.reports: list[Any] = []
+        self.states: dict[int, str] = {}
+        self.notes: list[dict[str, Any]] = []
+        self.swarm: Swarm | None = None
+        self.until = 1 << 30
+        self.news = threading.Condition()
+        self.thread = Background(self.run)
+
+    def run(self) -> None:
+        config = NodeConfig(listen=LOCAL)
+        with join(
+            self.link, self.model, self.optimizer, state_dir=self.folder, config=config, on_event=self.hear
+        ) as self.swarm:
+            while self.swarm.round < self.until:
+                self.step(self.swarm)
+
+    def step(self, swarm: Swarm) -> None:
+        loss = self.model(torch.ones(4, 16)).square().mean()
+        loss.backward()
+        if swarm.round == self.spoil:
+            self.model.bias.grad.fill_(math.nan)  # type: ignore[union-attr,operator]
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        if report := swarm.step(loss, samples=4):
+            with self.news:
+                self.reports.append(report)
+                self.states[report.round] = swarm.state_sha256()
+                self.news.notify_all()
+
+    def hear(self, kind: str, fields: dict[str, Any]) -> None:
+        if kind == "note":
+            self.notes.append(fields)
+
+    def wait(self, is_so: Callable[[], bool]) -> None:
+        with self.news:
+            assert self.news.wait_for(lambda: is_so() or self.thread.error is not None, WAIT_S), self.reports
+        if self.thread.error is not None:
+            raise self.thread.error
+
+    def finish(self, rounds: int) -> None:
+        self.until = rounds
+        self.thread.join()
+
+
+def credited_rounds(peers: list[Peer]) -> set[int]:
+    return set.intersection(*({report.round for report in peer.reports if report.credited} for peer in peers))
+
+
+@pytest.mark.processes
+def test_a_swarm_outlives_nan_and_the_death_of_a_daemon(bootstrap: str, tmp_path: Path) -> None:
+    founders = tuple(Identity.load_or_create(tmp_path / name / KEY_NAME).peer for name in ("1", "2"))
+    both = replace(
+        CONFIG, swarm=SwarmSection("tests", founders=founders), training=Training(h_steps=2, window_s=1.0)
+    )  # of two voters both are needed: neither runs ahead
+    link = create(both, make_model(), state_dir=tmp_path / "1", bootstrap=[bootstrap])
+    peers = [Peer(link, tmp_path / "1"), Peer(link, tmp_path / "2", spoil=3)]
+    try:
+        for peer in peers:
+            peer.wait(lambda: max(credited_rounds(peers), default=0) >= 5)
+        swarm = peers[1].swarm
+        assert swarm is not None
+        assert [note["round"] for note in peers[1].notes if note["kind"] == "skipped"] == [3]
+        assert 3 not in credited_rounds([peers[1]])
+        daemon = swarm._node.daemon_pid
+        assert daemon
+        os.kill(daemon, signal.SIGKILL)
+        last = max(credited_rounds(peers))
+        for peer in peers:
+            peer.wait(lambda: max(credited_rounds(peers)) >= last + 3)
+        assert swarm._node.daemon_pid not in (daemon, None)
+        assert swarm.status()["connected"]
+    finally:
+        rounds = max((report.round for peer in peers for report in peer.reports), default=0) + 3
+        for peer in peers:
+            peer.until = rounds
+    for peer in peers:
+        peer.thread.join()
+    common = peers[0].states.keys() & peers[1].states.keys()
+    assert len(common) >= 6
+    assert all(peers[0].states[number] == peers[1].states[number] for number in common)
+
+
+@pytest.mark.processes
+def test_a_member_that_is_its_own_bootstrap_peer_is_found(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        link = create(CONFIG, make_model(), state_dir=tmp_path / "1")
+        first = join(link, make_model(), state_dir=tmp_path / "1", config=NodeConfig(listen=LOCAL), timeout_s=WAIT_S)
+        stack.enter_context(first)
+        status = first.status()
+        addr = f"{status['addrs'][0]}/p2p/{status['peer']}"
+        here = Link(link.swarm, (addr,))
+        second = join(here, make_model(3), state_dir=tmp_path / "2", config=NodeConfig(listen=LOCAL), timeout_s=20)
+        stack.enter_context(second)
+        assert second.state_sha256() == first.state_sha256()
+
+
+@pytest.mark.processes
+def test_what_is_wrong_with_a_directory_is_said_at_once(tmp_path: Path) -> None:
+    link = create(CONFIG, make_model(), state_dir=tmp_path / "1")
+    config = NodeConfig(listen=LOCAL)
+
+    def fails(folder: Path, match: str, model: nn.Module | None = None) -> None:
+        with pytest.raises(ConfigError, match=match):
+            join(link, model or make_model(), state_dir=folder, config=config, timeout_s=WAIT_S)
+
+    with join(link, make_model(), state_dir=tmp_path / "1", config=config, timeout_s=WAIT_S):
+        fails(tmp_path / "1", "in use by process")
+    fails(tmp_path / "1", r"model: 2 parameters differ.*weight", model=nn.Linear(3, 3))
+    (tmp_path / "file").write_text("")
+    fails(tmp_path / "file", "cannot write there")
+    ledger = tmp_path / "1" / "ledger.db"
+    ledger.write_bytes(b"SQLite format 3\0" + b"\1" * 5000)
+    fails(tmp_path / "1", r"ledger\.db: damaged")
+    (tmp_path / "1" / "manifest.bin").write_bytes(b"garbage")
+    fails(tmp_path / "1", r"manifest\.bin.*fetched again")
+
+
+@pytest.mark.processes
+def test_a_link_that_leads_nowhere_says_what_was_tried(tmp_path: Path) -> None:
+    nobody = Identity.generate().peer
+    addr = join_addr("/ip4/127.0.0.1/tcp/9", nobody)
+    link = Link(b"\1" * 32, (addr,))
+    with pytest.raises(NetworkError, match="nothing from the swarm"):
+        join(link, make_model(), state_dir=tmp_path / "1", config=NodeConfig(listen=LOCAL), timeout_s=1)
+    config = NodeConfig(listen=LOCAL, exit_when_unreachable=True)
+    with pytest.raises(NetworkError, match=r"no bootstrap peer answers; tried .*/tcp/9"):
+        join(link, make_model(), state_dir=tmp_path / "1", config=config, timeout_s=WAIT_S)
+
+
+@pytest.mark.processes
+def test_an_error_in_the_users_callback_ends_the_node_and_reaches_the_loop(tmp_path: Path) -> None:
+    link = create(CONFIG, make_model(), state_dir=tmp_path / "1")
+
+    def on_event(kind: str, _fields: dict[str, Any]) -> None:
+        if kind == "note":
+            raise ZeroDivisionError("in the user's own code")
+
+    model = make_model()
+    with (  # noqa: PT012 - it comes out of both blocks
+        pytest.raises(P2pnetError, match="ZeroDivisionError"),
+        join(
+            link, model, state_dir=tmp_path / "1", config=NodeConfig(listen=LOCAL), on_event=on_event, timeout_s=WAIT_S
+        ) as swarm,
+    ):
+        node = swarm._node
+        with torch.no_grad():
+            model.bias.fill_(math.nan)  # type: ignore[operator,union-attr]
+        while True:
+            swarm.step(math.nan, samples=4)
+    assert not node.is_running()
+    assert node.daemon_pid is None
