@@ -7,6 +7,7 @@ import os
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -467,6 +468,9 @@ def test_a_member_that_is_its_own_bootstrap_peer_is_found(tmp_path: Path) -> Non
         second = join(here, make_model(3), state_dir=tmp_path / "2", config=NodeConfig(listen=LOCAL), timeout_s=20)
         stack.enter_context(second)
         assert second.state_sha256() == first.state_sha256()
+        end_s = time.monotonic() + WAIT_S
+        while not (first.status()["connected"] and second.status()["connected"]):
+            assert time.monotonic() < end_s, "connected, and yet no members of each other"
 
 
 @pytest.mark.processes

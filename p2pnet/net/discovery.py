@@ -62,7 +62,7 @@ class Discovery:
     ) -> None:
         """key: 32 bytes, the swarm's id.   bootstrap: full addresses, .../p2p/<peer id>; none for a first peer.
 
-        on_connected: told whom we have dialled, a member or somebody who claims to be one.   on_trouble: told, in a
+        on_connected: told who is connected and a member, or claims to be one; more than once.   on_trouble: told, in a
         sentence for people, when no bootstrap peer answers; again after every further try.
         Raises `ConfigError` for a bootstrap address without peer id.
         """
@@ -183,6 +183,8 @@ class Discovery:
             else:
                 for where in found:
                     self._members.hear(where, Source.DHT, trio.current_time())
+                    if where.peer in self._connected:  # by the DHT's own dials, or it is a bootstrap peer of the link
+                        self._on_connected(where)
                 self._tell()
             with trio.move_on_after(wait_s) as scope:
                 await afresh.wait()
