@@ -157,6 +157,9 @@ class Rounds:
             return self._ask(heard.sender, now_s) if self.round.decided is None else []
         if first.round < self.state.round or self.round.decided is not None:
             return []
+        if not self._caught_up and isinstance(message, Commit):
+            self._caught_up = True  # others are in this very round: train, and do not wait for a decision of it
+            self._train_s = self._train_s if self.behind() else now_s
         return self._dispatch(heard, now_s)
 
     def _remember(self, heard: Heard, message: Message, now_s: float) -> None:

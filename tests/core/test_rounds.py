@@ -26,7 +26,7 @@ from p2pnet.identity import PeerId
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import Ask, Decision, Phase, Quorum, Vote, outcome_digest
 from tests.core.test_round import certificate
-from tests.core.voters import SWARM, context, genesis, peer, peers, signed
+from tests.core.voters import SWARM, commit, context, genesis, peer, peers, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
@@ -101,6 +101,16 @@ def test_a_decision_that_came_early_is_taken_up_in_its_round() -> None:
     effects = found.handle(Applied(0), 1.1)
     assert of(effects, Decide)
     assert of(effects, Train) == []
+
+
+def test_who_took_over_a_decision_waits_for_the_next_one_unless_others_commit_to_that_round() -> None:
+    alone, together = rounds(), rounds()
+    for found in (alone, together):
+        found.handle(Heard(OTHERS[0], void_decision()), 1.0)
+        assert of(found.handle(Applied(0), 1.1), Train) == []
+    assert of(together.handle(Heard(OTHERS[1], commit(together.state, OTHERS[1])), 1.2), Train)
+    assert of(alone.handle(Tick(), 1.2), Train) == []
+    assert of(alone.handle(Tick(), 1.1 + alone.round.grace_s), Train)
 
 
 def test_what_is_kept_of_later_rounds_is_bounded() -> None:
