@@ -229,7 +229,7 @@ class Member:
             fields = fields | self._ready
         elif kind == "round":
             assert self._opening is not None
-            status = self._opening.node.status()
+            status = self._opening.node.snapshot()  # in its own thread
             fields = fields | {
                 "wire_bytes_up": status["wire_bytes_up"],
                 "wire_bytes_down": status["wire_bytes_down"],
