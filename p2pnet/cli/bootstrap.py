@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,9 +10,9 @@ import typer
 
 from p2pnet.cli.folders import Json
 from p2pnet.cli.lifeline import Lifeline, hold_lifeline
+from p2pnet.cli.settings import merge_settings
 from p2pnet.cli.terminal import note, say, write_json
 from p2pnet.config import BootstrapConfig
-from p2pnet.schema import load, load_file
 
 if TYPE_CHECKING:
     from p2pnet.net.bootstrap import BootstrapConfig as HostConfig
@@ -58,7 +57,8 @@ def bootstrap(
     """
     if lifeline:
         hold_lifeline()
-    settings = _settings(
+    settings = merge_settings(
+        BootstrapConfig,
         config,
         listen=listen or None,
         announce=announce or None,
@@ -70,14 +70,6 @@ def bootstrap(
     import trio
 
     trio.run(_run, _host_config(settings), json)
-
-
-def _settings(config: Path | None, **given: Any) -> BootstrapConfig:
-    """Return the file's settings, or the defaults, with those of the command line in their place."""
-    settings = BootstrapConfig() if config is None else load_file(BootstrapConfig, config)
-    given = {name: value for name, value in given.items() if value is not None}
-    checked = load(BootstrapConfig, given, "command line")
-    return dataclasses.replace(settings, **{name: getattr(checked, name) for name in given})
 
 
 def _host_config(settings: BootstrapConfig) -> HostConfig:

@@ -34,7 +34,7 @@ def demo(
     rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds to decide.")] = 40,
     result: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write what came of it there.")] = None,
     text: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Train on the text in there.  [default: Python's own sources]")
+        Path | None, typer.Option(metavar="DIR", help="Train on the text in there. Without it: Python's own sources.")
     ] = None,
     plot: Annotated[Path, typer.Option(metavar="FILE.png", help="Draw the loss there.")] = PLOT,
     keep: Annotated[
@@ -44,13 +44,12 @@ def demo(
         Path | None, typer.Option(metavar="swarm.toml", help="Settings of the swarm, in place of the defaults.")
     ] = None,
 ) -> None:
-    r"""See a swarm at work on this machine: real peer processes find each other, train and end bit-identical.
+    """See a swarm at work on this machine: real peer processes find each other, train and end bit-identical.
 
     One bootstrap peer and N peers are started, each with its own key and libp2p daemon. Each peer is given nothing but
     the swarm's link: it finds the others through the DHT and fetches the swarm's manifest and parameters from them.
     Ctrl-C ends all of them.
 
-    \b
     p2pnet demo
     p2pnet demo --peers 6 --rounds 100 --text ~/notes --json demo.json
     """

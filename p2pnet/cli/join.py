@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import signal
 import threading
@@ -15,64 +14,67 @@ import typer
 
 from p2pnet.cli.folders import Json, StateDir, place_key
 from p2pnet.cli.lifeline import Lifeline, hold_lifeline
+from p2pnet.cli.settings import merge_settings
 from p2pnet.cli.terminal import in_bytes, note, printable, say, write_json
 from p2pnet.config import NodeConfig
 from p2pnet.manifests import KEY_NAME, swarm_folder
-from p2pnet.schema import load, load_file
 from p2pnet.wire.manifest import Link
 
 if TYPE_CHECKING:
     from p2pnet.member import Tell
 
 
+Device = Annotated[str | None, typer.Option(metavar="cuda|cpu|auto", help="Train there; auto: cuda if there is one.")]
+Listen = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ADDR", help="Listen here; may be repeated. Without it: /ip4/0.0.0.0/tcp/0, any port."),
+]
+Bootstrap = Annotated[
+    list[str] | None,
+    typer.Option(metavar="ADDR", help="A peer to start from beside those in the link; may be repeated."),
+]
+Rounds = Annotated[int, typer.Option(metavar="N", min=0, help="Leave after N rounds; 0 to stay.")]
+UntilRound = Annotated[int, typer.Option(metavar="N", min=0, help="Leave when the swarm has decided N; 0 to stay.")]
+Threads = Annotated[int, typer.Option(metavar="N", min=0, help="Threads for torch; 0 for its own choice.")]
+Text = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Train on the text in there; without it: Python's own sources.")
+]
+HeldOut = Annotated[int, typer.Option(metavar="N", min=0, help="Measure on held-out text every N rounds; 0 for never.")]
+Config = Annotated[Path | None, typer.Option(metavar="node.toml", help="Settings; the options here go before them.")]
+MetricsPort = Annotated[int | None, typer.Option(metavar="N", help="Serve Prometheus metrics on this port; 0: none.")]
+ExitWhenUnreachable = Annotated[
+    bool, typer.Option("--exit-when-unreachable", help="End when no bootstrap peer answers, and do not try again.")
+]
+
+
 def join(
     link: Annotated[str, typer.Argument(metavar="LINK", help="p2pnet://<swarm id>?bootstrap=...")],
     state_dir: StateDir = None,
-    device: Annotated[
-        str | None, typer.Option(metavar="cuda|cpu|auto", help="Train there.  [default: auto, cuda if there is one]")
-    ] = None,
-    listen: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDR", help="Listen here; may be repeated.  [default: /ip4/0.0.0.0/tcp/0, any port]"),
-    ] = None,
-    bootstrap: Annotated[
-        list[str] | None,
-        typer.Option(metavar="ADDR", help="A peer to start from beside those in the link; may be repeated."),
-    ] = None,
-    rounds: Annotated[int, typer.Option(metavar="N", min=0, help="Leave after N rounds; 0 to stay.")] = 0,
-    until_round: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Leave when the swarm has decided N rounds; 0 to stay.")
-    ] = 0,
-    threads: Annotated[int, typer.Option(metavar="N", min=0, help="Threads for torch; 0 for its own choice.")] = 0,
-    text: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Train on the text in there.  [default: Python's own sources]")
-    ] = None,
-    held_out_rounds: Annotated[
-        int, typer.Option(metavar="N", min=0, help="Measure on held-out text every N rounds; 0 for never.")
-    ] = 20,
-    config: Annotated[
-        Path | None, typer.Option(metavar="node.toml", help="Settings; the options here go before them.")
-    ] = None,
-    metrics_port: Annotated[
-        int | None, typer.Option(metavar="N", help="Serve Prometheus metrics on this port; 0 for none.")
-    ] = None,
-    exit_when_unreachable: Annotated[
-        bool, typer.Option("--exit-when-unreachable", help="End when no bootstrap peer answers, and do not try again.")
-    ] = False,
+    device: Device = None,
+    listen: Listen = None,
+    bootstrap: Bootstrap = None,
+    rounds: Rounds = 0,
+    until_round: UntilRound = 0,
+    threads: Threads = 0,
+    text: Text = None,
+    held_out_rounds: HeldOut = 20,
+    config: Config = None,
+    metrics_port: MetricsPort = None,
+    exit_when_unreachable: ExitWhenUnreachable = False,
     lifeline: Lifeline = False,
     json: Json = False,
 ) -> None:
-    r"""Join a swarm and train: fetch what it is from its members, catch up, take part in its rounds.
+    """Join a swarm and train: fetch what it is from its members, catch up, take part in its rounds.
 
     Ctrl-C saves and leaves; the same command resumes. `p2pnet status` asks the node while it runs. With --json each
     line on standard output is one event.
 
-    \b
     p2pnet join 'p2pnet://...'
     p2pnet join 'p2pnet://...' --device cuda --listen /ip4/0.0.0.0/tcp/4001
     """
     lost = hold_lifeline() if lifeline else None
-    settings = _settings(
+    settings = merge_settings(
+        NodeConfig,
         config,
         state_dir=None if state_dir is None else str(state_dir),
         device=device,
@@ -89,14 +91,6 @@ def join(
     wanted = MemberSettings(where, folder, settings, text, rounds, until_round, threads, held_out_rounds)
     member = Member(wanted, _as_json() if json else _as_words())
     raise typer.Exit(member.run(linger=_nothing if lost is None else lambda: _wait(lost)))
-
-
-def _settings(config: Path | None, **given: Any) -> NodeConfig:
-    """Return the file's settings, or the defaults, with those of the command line in their place."""
-    settings = NodeConfig() if config is None else load_file(NodeConfig, config)
-    given = {name: value for name, value in given.items() if value is not None}
-    checked = load(NodeConfig, given, "command line")
-    return dataclasses.replace(settings, **{name: getattr(checked, name) for name in given})
 
 
 def _nothing() -> None:

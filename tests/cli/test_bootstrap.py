@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.cli.bootstrap import _settings
+from p2pnet.cli.settings import merge_settings
+from p2pnet.config import BootstrapConfig
 from p2pnet.identity import Identity
 from p2pnet.net.host import split_addr
 from tests.cli.conftest import Run
@@ -148,7 +149,7 @@ def test_what_will_not_do_is_named_before_anything_starts(
 
 def test_the_command_line_goes_before_the_file(home: Path) -> None:
     (home / "b.toml").write_text('key = "a.key"\nmetrics_port = 1\nannounce = ["/dns4/b.example.org/tcp/4001"]\n')
-    settings = _settings(Path("b.toml"), key="other.key", metrics_port=0, listen=None)
+    settings = merge_settings(BootstrapConfig, Path("b.toml"), key="other.key", metrics_port=0, listen=None)
     assert (settings.key, settings.metrics_port) == (Path("other.key"), 0)
     assert settings.announce == ("/dns4/b.example.org/tcp/4001",)
     assert settings.listen == ("/ip4/0.0.0.0/tcp/4001",)
