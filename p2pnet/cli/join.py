@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
@@ -140,11 +141,12 @@ def _round(fields: dict[str, Any]) -> str:
     members = f"{fields['members']} members"
     if not fields["steps"]:
         return f"round {fields['round']:>5}  {'void' if fields['void'] else 'taken over':<12} {members}"
+    trained = "" if math.isnan(fields["train_s"]) else f"train {fields['train_s']:.2f} s  "  # cut short by the decision
     result = "void" if fields["void"] else "" if fields["credited"] else "not in it"
     return (
         f"round {fields['round']:>5}  loss {fields['loss']:.3f}  {fields['tokens_per_s'] / 1000:>6.1f} k tokens/s  "
         f"{members}  up {in_bytes(fields['wire_bytes_up'])}  down {in_bytes(fields['wire_bytes_down'])}  "
-        f"train {fields['train_s']:.2f} s  wait {fields['wait_s']:.2f} s  {result}".rstrip()
+        f"{trained}wait {fields['wait_s']:.2f} s  {result}".rstrip()
     )
 
 
