@@ -98,10 +98,10 @@ class DemoView:
     """All of it, for whoever shows it."""
 
     settings: DemoSettings
+    link: Link
+    manifest: Manifest
     peers: list[PeerView]
-    manifest: Manifest | None = None
-    link: Link | None = None
-    started_s: float = field(default_factory=time.time)
+    started_s: float  # unix time
 
     def rounds_everywhere(self) -> int:
         """Rounds that every peer that is left has told."""
@@ -113,24 +113,23 @@ class DemoView:
         return [one["loss"] for one in told if one["loss"] is not None]
 
 
-def prepare(
-    folder: Path, config: SwarmConfig, peers: int, bootstrap: Sequence[str], text: Path | None
-) -> tuple[Link, Manifest]:
+def prepare(settings: DemoSettings) -> tuple[Link, Manifest]:
     """Make the peers' keys and a swarm that they found; only the first one's folder gets manifest and parameters.
 
-    folder: gets `peer-0` to `peer-<n-1>`, a state directory each. Imports torch.
+    The settings' folder gets `peer-0` to `peer-<n-1>`, a state directory each. Imports torch. The link names no
+    bootstrap peer yet. Raises ConfigError for settings that make no swarm.
     """
     from p2pnet.node.content import Content
     from p2pnet.swarm import create
     from p2pnet.train.tasks import make_task
 
-    places = [folder / f"peer-{index}" for index in range(peers)]
+    config, text = settings.config, settings.text
+    places = [settings.folder / f"peer-{index}" for index in range(settings.peers)]
     identities = [Identity.load_or_create(place / KEY_NAME) for place in places]
     founders = tuple(sorted(identity.peer for identity in identities))
     task = replace(config.task, text=text) if isinstance(config.task, BytesLmTask) else config.task
-    settings = replace(config, task=task, swarm=replace(config.swarm, founders=founders))
-    made = places[0] / "new"
-    link = create(settings, make_task(task).model, state_dir=made, bootstrap=bootstrap, key_file=places[0] / KEY_NAME)
+    made, config = places[0] / "new", replace(config, task=task, swarm=replace(config.swarm, founders=founders))
+    link = create(config, make_task(task).model, state_dir=made, key_file=places[0] / KEY_NAME)
     made.rename(swarm_folder(places[0], link.swarm))
     manifest = Content(swarm_folder(places[0], link.swarm), link.swarm).load()
     assert manifest is not None  # it was just written
@@ -153,10 +152,11 @@ def bootstrap_command(folder: Path) -> list[str]:
 class Demo:
     """Runs the processes of one demo."""
 
-    def __init__(self, settings: DemoSettings, on_change: Callable[[PeerView | None], None]) -> None:
-        """on_change: told whenever there is news, and of which peer."""
+    def __init__(self, settings: DemoSettings, on_change: Callable[[PeerView], None]) -> None:
+        """on_change: told of which peer there is news.   Makes the swarm, which takes seconds (`prepare`)."""
+        started_s = time.time()
         peers = [PeerView(index, settings.folder / f"peer-{index}") for index in range(settings.peers)]
-        self.view = DemoView(settings, peers)
+        self.view = DemoView(settings, *prepare(settings), peers, started_s)
         self._on_change = on_change
         self._over = trio.Event()  # all peers have decided the last round, or too few are left
 
@@ -165,14 +165,10 @@ class Demo:
 
         Raises P2pnetError when too few peers are left to decide anything, or none could be started.
         """
-        settings = self.view.settings
         with bare_errors():
             async with trio.open_nursery() as nursery:
                 addrs = await nursery.start(self._run_bootstrap)
-                made = await trio.to_thread.run_sync(
-                    prepare, settings.folder, settings.config, settings.peers, addrs, settings.text
-                )
-                self.view.link, self.view.manifest = made
+                self.view.link = replace(self.view.link, bootstrap=tuple(addrs))
                 for peer in self.view.peers:
                     nursery.start_soon(self._run_peer, peer)
                 await self._over.wait()
@@ -191,7 +187,6 @@ class Demo:
 
     async def _run_peer(self, peer: PeerView) -> None:
         settings, link = self.view.settings, self.view.link
-        assert link is not None
         every = "10" if peer.index == 0 else "0"  # one is enough: after a round all have the same parameters
         command = peer_command(link, peer.folder, settings.rounds, settings.text, "--held-out-rounds", every)
         async with _Child(command, peer.folder / "log") as child:
@@ -269,7 +264,6 @@ class _Child:
 
 def summarise(view: DemoView) -> dict[str, Any]:
     """What the run came to, as the JSON file has it. Call it when all processes have ended."""
-    assert view.manifest is not None
     sizes = codec_sizes(view.manifest)
     names = (
         "peer", "rounds_sealed", "rounds_void", "lineage", "state_sha256", "wire_bytes_up", "wire_bytes_down",

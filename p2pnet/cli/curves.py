@@ -27,7 +27,8 @@ def draw_curves(summary: dict[str, Any], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(MUTED)
         axes.tick_params(colors=INK, labelsize=9)
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK)
+    for axes, place in ((by_tokens, "upper right"), (by_bytes, "lower left")):
+        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc=place)
     same = "bit-identical" if summary["is_identical"] else "NOT identical"
     figure.suptitle(
         f"{len(summary['peers'])} peers, {summary['rounds']} rounds of {summary['h_steps']} steps, "

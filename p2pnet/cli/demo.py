@@ -95,23 +95,24 @@ def _run(settings: DemoSettings) -> dict[str, Any]:
     import trio
 
     from p2pnet.demo import Demo, summarise
-
-    async def run() -> DemoView:
-        with _screen(settings) as screen:
-            demo = Demo(settings, screen.show)
-            screen.view = demo.view
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(_stop_on_signal, signals)
-                    nursery.start_soon(screen.refresh)
-                    await demo.run()
-                    nursery.cancel_scope.cancel()
-            return demo.view
-
     from p2pnet.net.host import bare_errors
 
-    with bare_errors():
-        return summarise(trio.run(run))
+    screen = _LiveScreen() if sys.stdout.isatty() else _PlainScreen()
+    note(f"making a swarm of {settings.peers} founders")
+    demo = Demo(settings, screen.show)
+
+    async def run() -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_stop_on_signal, signals)
+                nursery.start_soon(screen.refresh)
+                await demo.run()
+                nursery.cancel_scope.cancel()
+
+    note(f"starting a bootstrap peer and {settings.peers} peers, each a process of its own")
+    with bare_errors(), screen.open(demo.view):
+        trio.run(run)
+    return summarise(demo.view)
 
 
 async def _stop_on_signal(signals: Any) -> None:
@@ -119,37 +120,31 @@ async def _stop_on_signal(signals: Any) -> None:
         raise SystemExit(128 + number)
 
 
-def _screen(settings: DemoSettings) -> Any:
-    """Return what shows the progress: a table that changes in a terminal, else plain lines."""
-    return _LiveScreen() if sys.stdout.isatty() else _PlainScreen(settings)
-
-
 class _PlainScreen:
     """One line per round, when all peers have decided it, and one per event that matters."""
 
-    view: DemoView
+    def __init__(self) -> None:
+        self._shown, self._ready, self._phases, self._named = 0, False, dict[int, str](), set[int]()
 
-    def __init__(self, settings: DemoSettings) -> None:
-        self._settings, self._shown, self._ready, self._phases = settings, 0, False, dict[int, str]()
+    @contextmanager
+    def open(self, view: DemoView) -> Iterator[None]:
+        """Show this from now on."""
+        self._view = view
+        yield
 
-    def __enter__(self) -> _PlainScreen:
-        note(f"starting a bootstrap peer and {self._settings.peers} peers, each a process of its own")
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        """Nothing to put away."""
-
-    def show(self, peer: PeerView | None) -> None:
+    def show(self, peer: PeerView) -> None:
         """Write what is new."""
-        if not self._ready and not any(math.isnan(one.ready_s) for one in self.view.peers):
+        if peer.peer and peer.index not in self._named:
+            self._named.add(peer.index)
+            say(f"peer {peer.index} is {peer.peer}, process {peer.pid}")
+        if not self._ready and not any(math.isnan(one.ready_s) for one in self._view.peers):
             self._ready = True
             say("all peers are ready")
-        if peer is not None and peer.phase not in {"training", "done", self._phases.get(peer.index)}:
-            self._phases[peer.index] = peer.phase
-            if peer.phase.startswith(("stalled", "ended", "no bootstrap")):
-                say(f"peer {peer.index}  {peer.phase}")
-        while self._shown < self.view.rounds_everywhere():
-            say(describe_round(self.view, self._shown))
+        if peer.phase.startswith(("stalled", "ended", "no bootstrap")) and peer.phase != self._phases.get(peer.index):
+            say(f"peer {peer.index}  {peer.phase}")
+        self._phases[peer.index] = peer.phase
+        while self._shown < self._view.rounds_everywhere():
+            say(describe_round(self._view, self._shown))
             self._shown += 1
 
     async def refresh(self) -> None:
@@ -159,21 +154,16 @@ class _PlainScreen:
 class _LiveScreen:
     """A table with a row per peer, drawn again a few times a second."""
 
-    view: DemoView
-
-    def __init__(self) -> None:
+    @contextmanager
+    def open(self, view: DemoView) -> Iterator[None]:
+        """Show this from now on."""
         from rich.live import Live
 
-        self._live = Live(auto_refresh=False, transient=True)
+        self._view = view
+        with Live(auto_refresh=False, transient=True) as self._live:
+            yield
 
-    def __enter__(self) -> _LiveScreen:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._live.stop()
-
-    def show(self, _peer: PeerView | None) -> None:
+    def show(self, peer: PeerView) -> None:
         """It is drawn soon anyway."""
 
     async def refresh(self) -> None:
@@ -181,7 +171,7 @@ class _LiveScreen:
         import trio
 
         while True:
-            self._live.update(progress_table(self.view), refresh=True)
+            self._live.update(progress_table(self._view), refresh=True)
             await trio.sleep(REFRESH_S)
 
 
@@ -208,7 +198,7 @@ def progress_table(view: DemoView) -> Table:
     done, wanted = view.rounds_everywhere(), view.settings.rounds
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=f"p2pnet demo   round {done} of {wanted}")
     for column in ("peer", "id", "state"):
-        table.add_column(column)
+        table.add_column(column, no_wrap=True, overflow="ellipsis")
     for column in ("round", "loss", "tokens/s", "up", "down", "members"):
         table.add_column(column, justify="right")
     for peer in view.peers:
@@ -217,7 +207,7 @@ def progress_table(view: DemoView) -> Table:
         table.add_row(
             str(peer.index),
             f"…{peer.peer[-6:]}" if peer.peer else "",
-            Text(peer.phase[:48], style={"training": "green", "done": "bold green"}.get(peer.phase, "yellow")),
+            Text(peer.phase[:60], style={"training": "green", "done": "bold green"}.get(peer.phase, "yellow")),
             str(len(peer.rounds)),
             f"{loss:.3f}" if loss is not None else "",
             f"{last['tokens_per_s']:,.0f}" if last else "",
@@ -234,17 +224,15 @@ def _show_summary(summary: dict[str, Any]) -> None:
 
     rows = [
         (
-            f"…{one['peer'][-6:]}", one["rounds_sealed"], one["rounds_void"], _number(one["loss_first"]),
-            _number(one["loss_last"]), in_bytes(one["wire_bytes_up"]), in_bytes(one["wire_bytes_down"]),
-            f"{one['train_s']:.1f}", f"{one['straggler_wait_s']:.1f}", f"{one['exchange_s']:.1f}",
+            f"…{one['peer'][-6:]}", one["rounds_sealed"], one["rounds_void"],
+            f"{_number(one['loss_first'])} to {_number(one['loss_last'])}",
+            in_bytes(one["wire_bytes_up"]), in_bytes(one["wire_bytes_down"]),
+            round(one["train_s"], 1), round(one["straggler_wait_s"], 1), round(one["exchange_s"], 1),
             one["state_sha256"][:12],
         )
         for one in summary["peers"]
     ]  # fmt: skip
-    columns = (
-        "peer", "decided", "void", "first loss", "last loss", "up", "down", "train s", "straggler wait s", "exchange s",
-        "state",
-    )  # fmt: skip
+    columns = ("peer", "decided", "void", "loss", "up", "down", "train s", "wait s", "exchange s", "state")
     show_table(columns, rows)
     same = "bit-identical on all peers" if summary["is_identical"] else "NOT the same on all peers"
     share = summary["exchange_share"]

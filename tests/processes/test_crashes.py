@@ -6,13 +6,13 @@ import contextlib
 import json
 import signal
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from p2pnet.config import SwarmConfig
-from p2pnet.demo import bootstrap_command, peer_command, prepare
+from p2pnet.demo import DemoSettings, bootstrap_command, peer_command, prepare
 from p2pnet.schema import load_file
 from tests.processes.runs import Event, Run
 
@@ -44,7 +44,8 @@ def tell(stack: contextlib.ExitStack, small: Path, text: Path, folder: Path) -> 
     story = Story()
     bootstrap = stack.enter_context(Run(bootstrap_command(folder), folder / "bootstrap.log"))
     addrs = json.loads(bootstrap.wait_line(lambda line: "addrs" in line))["addrs"]
-    link, _ = prepare(folder, load_file(SwarmConfig, small), PEERS, addrs, text)
+    settings = DemoSettings(PEERS, ROUNDS, folder, text, load_file(SwarmConfig, small))
+    link = replace(prepare(settings)[0], bootstrap=tuple(addrs))
 
     def start(index: int) -> Run:
         command = peer_command(link, folder / f"peer-{index}", ROUNDS, text, "--held-out-rounds", "0")

@@ -94,11 +94,11 @@ def test_what_is_kept_can_be_read_afterwards(shown: Shown) -> None:
     assert len(list(shown.folder.glob("peer-*/*/learner.safetensors"))) == PEERS
 
 
-def started(small: Path, text: Path, tmp_path: Path) -> Run:
-    """Start a demo that goes on for long, and wait until it decides rounds."""
+def started(small: Path, text: Path, tmp_path: Path, until: str = "round") -> Run:
+    """Start a demo that goes on for long, and wait until a line begins like this."""
     options = ["--peers", "2", "--rounds", "100000", "--config", str(small), "--text", str(text)]
     run = Run([*COMMAND, "demo", *options, "--plot", str(tmp_path / "demo.png")], tmp_path / "log")
-    run.wait_line(lambda line: line.startswith("round"))
+    run.wait_line(lambda line: line.startswith(until))
     return run
 
 
@@ -111,6 +111,13 @@ def test_kill_9_of_the_demo_ends_every_process_within_3_s(small: Path, text: Pat
 
 def test_ctrl_c_ends_every_process_within_3_s(small: Path, text: Path, tmp_path: Path) -> None:
     with started(small, text, tmp_path) as run:
+        run.process.send_signal(signal.SIGINT)
+        assert run.left_after(3.0) == []
+        assert run.wait() == 130
+
+
+def test_ctrl_c_while_the_peers_are_loading_ends_them_too(small: Path, text: Path, tmp_path: Path) -> None:
+    with started(small, text, tmp_path, until="peer 1 is") as run:
         run.process.send_signal(signal.SIGINT)
         assert run.left_after(3.0) == []
         assert run.wait() == 130
