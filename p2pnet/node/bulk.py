@@ -173,8 +173,10 @@ class Bulk:
         return b"", (), malformed
 
     def _flaw(self, data: bytes, fmt: ChunkFormat) -> WireError | None:
+        leaf_bytes = fmt.payload_bytes(CHUNKS_PER_LEAF)
         try:
-            decode_chunks(data, fmt)
+            for start in range(0, len(data), leaf_bytes):  # a leaf at a time: decoded it takes many times the memory
+                decode_chunks(data[start : start + leaf_bytes], fmt)
         except WireError as error:
             return error
         return None
@@ -357,7 +359,7 @@ class Bulk:
         Whose signature is under that root has lied; who only passes the bytes on has not.
         """
         size = self._size(part, self._out)
-        flaw = await trio.to_thread.run_sync(self._flaw, data, self._out, limiter=self._hashing)
+        flaw = await trio.to_thread.run_sync(self._flaw, data, self._out, limiter=self._cpu)
         if len(data) != size or flaw is not None:
             log.warning("a reduced part of round %d is malformed: %s", round_id, flaw or f"{len(data)} of {size} bytes")
             return False
