@@ -97,6 +97,7 @@ def test_what_is_kept_can_be_read_afterwards(shown: Shown) -> None:
 def started(small: Path, text: Path, tmp_path: Path, until: str = "round") -> Run:
     """Start a demo that goes on for long, and wait until a line begins like this."""
     options = ["--peers", "2", "--rounds", "100000", "--config", str(small), "--text", str(text)]
+    options += ["--keep", str(tmp_path / "kept")]  # killed, it could not clean up
     run = Run([*COMMAND, "demo", *options, "--plot", str(tmp_path / "demo.png")], tmp_path / "log")
     run.wait_line(lambda line: line.startswith(until))
     return run
