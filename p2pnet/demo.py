@@ -215,7 +215,7 @@ class Demo:
         lost = [peer for peer in self.view.peers if peer.status is not None]
         words = [f"peer {peer.index} ended with status {peer.status}: {_tail(peer.folder / 'log')}" for peer in lost]
         left = len(self.view.peers) - len(lost)
-        return "\n".join([f"{left} of {len(self.view.peers)} peers are left, too few to decide a round", *words])
+        return "\n".join([f"{left} of {len(self.view.peers)} peers are left, and the demo ends here", *words])
 
 
 class _Child:
@@ -269,10 +269,11 @@ def summarise(view: DemoView) -> dict[str, Any]:
         "peer", "rounds_sealed", "rounds_void", "lineage", "state_sha256", "wire_bytes_up", "wire_bytes_down",
         "loss_first", "loss_last", "train_s", "exchange_s", "straggler_wait_s", "rounds_credited", "cpu_s",
     )  # fmt: skip
-    ends = [peer.end for peer in view.peers if peer.end is not None]
+    there = [peer for peer in view.peers if peer.end is not None]
+    ends = [peer.end for peer in there if peer.end is not None]
     busy_s = sum(end["train_s"] + end["exchange_s"] + end["straggler_wait_s"] for end in ends)
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
-    ready_s = max(peer.ready_s for peer in view.peers)
+    ready_s = max(peer.ready_s for peer in there)
     held_out = [(one["round"] + 1, one["loss"]) for peer in view.peers for one in peer.held_out]
     held_out += [(end["rounds"], end["held_out_loss"]) for end in ends if end["held_out_loss"] is not None]
     return {
@@ -285,7 +286,7 @@ def summarise(view: DemoView) -> dict[str, Any]:
         "lost_peers": [peer.index for peer in view.peers if peer.end is None],
         "is_identical": is_identical(ends),
         "ready_s": ready_s - view.started_s,
-        "first_round_s": max(peer.first_round_s for peer in view.peers) - ready_s,
+        "first_round_s": max(peer.first_round_s for peer in there) - ready_s,
         "exchange_share": sum(end["exchange_s"] for end in ends) / busy_s if busy_s else None,
         "children_cpu_s": usage.ru_utime + usage.ru_stime,
         "h_steps": view.manifest.policy.h_steps,

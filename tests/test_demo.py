@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,14 @@ def test_the_summary_holds_what_was_promised_and_the_curve(view: DemoView) -> No
     assert found["held_out"] == [(4, 2.5), (5, 2.4)]
     assert [row["tokens"] for row in found["curve"]] == [300, 600, 900, 1200, 1500]
     assert [row["wire_bytes_up_per_peer"] for row in found["curve"]] == [1000, 2000, 3000, 4000, 5000]
+
+
+def test_a_peer_that_was_lost_early_is_named_and_spoils_no_number(view: DemoView) -> None:
+    lost = PeerView(PEERS, Path())
+    found = summarise(DemoView(view.settings, view.link, view.manifest, [*view.peers, lost], 1000.0))
+    assert found["lost_peers"] == [PEERS]
+    assert len(found["peers"]) == PEERS
+    json.dumps(found, allow_nan=False)
 
 
 def test_one_peer_with_other_parameters_is_found() -> None:
