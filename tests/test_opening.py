@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from p2pnet.config import NodeConfig
-from p2pnet.errors import ConfigError, NetworkError
+from p2pnet.errors import ConfigError, NetworkError, P2pnetError
 from p2pnet.opening import Opening
 
 LINK = f"p2pnet://{'ab' * 32}"
@@ -38,13 +38,13 @@ def test_a_swarm_that_nobody_has_is_waited_for_until_the_time_is_over(tmp_path: 
     assert not opening.node.is_running()
 
 
-def test_who_leaves_early_is_told_that_the_swarm_is_not_open(tmp_path: Path) -> None:
+def test_who_leaves_early_is_told_that_the_node_has_ended(tmp_path: Path) -> None:
     def leave(kind: str, _fields: object) -> None:
         if kind == "listening":
             opening.leave()
 
     opening = Opening(LINK, tmp_path, ALONE, leave)
-    with pytest.raises(Exception, match="ended before"):
+    with pytest.raises(P2pnetError, match="has ended"):
         opening.wait(30)
     opening.close()
 
