@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pnet.core.certificates import bundle
-from p2pnet.wire.round import Commit, Phase, Proposal, Quorum, Reduced, Roster, Vote
+from p2pnet.wire.round import Commit, Phase, Proposal, Quorum, Reduced, Roster, Skip, Vote
 
 if TYPE_CHECKING:
     from p2pnet.core.round import Round
@@ -21,7 +21,7 @@ def own_messages(round_: Round, asked: int | None = None) -> list[bytes]:
     raws = []
     for signed in round_.slots.all():
         match signed.message:
-            case Commit():
+            case Commit() | Skip():
                 useful = current not in round_.exchanges
             case Vote(view=view, phase=phase):
                 useful = (view, phase) in wanted

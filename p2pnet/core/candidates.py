@@ -14,8 +14,17 @@ from p2pnet.core.slots import Context
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
-from p2pnet.wire.round import REDUCED_RAW_MAX, Commit, Outcome, Reduced, outcome_digest, roster_digest
+from p2pnet.wire.round import REDUCED_RAW_MAX, Commit, Outcome, Proposal, Reduced, outcome_digest, roster_digest
 from p2pnet.wire.signing import Signed, Verify, open_signed
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """A proposal, opened."""
+
+    signed: Signed[Proposal]
+    value: bytes
+    outcome: Outcome | None  # None: not an outcome at all
 
 
 @dataclass(slots=True)

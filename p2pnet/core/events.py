@@ -66,6 +66,14 @@ class Encoded:
 
 
 @dataclass(frozen=True, slots=True)
+class Skipped:
+    """The learner has no update this round."""
+
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class SliceArrived:
     """A contributor's slice of a part that this peer reduces is here and follows from its commit."""
 
@@ -128,10 +136,10 @@ class Applied:
     round: int
 
 
-Event = (
-    Tick | Heard | PeerUp | PeerDown | Started | Encoded | SliceArrived | ReduceDone | ScatterFailed | Gathered
-    | GatherFailed | Audited | Applied
+Report = (
+    Started | Encoded | Skipped | SliceArrived | ReduceDone | ScatterFailed | Gathered | GatherFailed | Audited
 )  # fmt: skip
+Event = Tick | Heard | PeerUp | PeerDown | Report | Applied
 
 
 @dataclass(frozen=True, slots=True)

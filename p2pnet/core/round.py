@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-from p2pnet.core.candidates import Candidates
+from p2pnet.core.candidates import Candidates, Proposed
 from p2pnet.core.certificates import certifies, unbundle
 from p2pnet.core.commits import Commits
 from p2pnet.core.deciding import VIEWS_AHEAD, Deciding
@@ -20,6 +18,7 @@ from p2pnet.core.events import (
     Note,
     ReduceDone,
     ScatterFailed,
+    Skipped,
     SliceArrived,
     Started,
 )  # fmt: skip
@@ -37,28 +36,17 @@ from p2pnet.identity import PeerId
 from p2pnet.wire.round import (
     Commit,
     Decision,
-    Outcome,
     Phase,
     Proposal,
     Quorum,
     Reduced,
     Roster,
+    Skip,
     Vote,
     decode_outcome,
     outcome_digest,
 )  # fmt: skip
 from p2pnet.wire.signing import Signed
-
-__all__ = ["Context", "Restored", "Round", "certifies"]
-
-
-@dataclass(frozen=True, slots=True)
-class Proposed:
-    """A proposal, opened."""
-
-    signed: Signed[Proposal]
-    value: bytes
-    outcome: Outcome | None  # None: not an outcome at all
 
 
 class Round:
@@ -83,14 +71,13 @@ class Round:
         self.awaited: frozenset[PeerId] = frozenset()
         self.newcomers: frozenset[PeerId] = frozenset()
         self.down: frozenset[PeerId] = frozenset()
+        self.skips: set[PeerId] = set()  # of those awaited: who has no update this round
         self.from_decision = False  # decided by a whole decision that somebody sent, not by votes
         self._contributes = False
         self.view_s = now_s  # when this view was entered
         self.certificate: Quorum | None = None
         if restored:
             restore(self, restored)
-
-    # What is heard --------------------------------------------------------------------------------------------------
 
     def started(self, event: Started, now_s: float) -> list[Effect]:
         """The learner stands at the start of the round."""
@@ -123,6 +110,21 @@ class Round:
             why = "started the round from other parameters"
             effects.append(Note(self.state.round, "diverged", why, (signed.peer,)))
         return [*effects, *self.advance(now_s)]
+
+    def skipped(self, event: Skipped, now_s: float) -> list[Effect]:
+        """I have no update: tell the others, who would wait for it, and do not wait for myself."""
+        note = Note(self.state.round, "skipped", event.reason, (self.context.me,))
+        if self.decided is not None:
+            return [note]
+        signed, effects = self.slots.sign(Skip(self.state.swarm, self.state.round, self.state.lineage))
+        return [*effects, note, Broadcast(signed.raw, True), *self.skip(signed, now_s)]
+
+    def skip(self, signed: Signed[Skip], now_s: float) -> list[Effect]:
+        """Somebody has no update: it is not waited for any more."""
+        if signed.message.lineage != self.state.lineage or signed.peer not in self.awaited | self.newcomers:
+            return []
+        self.skips.add(signed.peer)
+        return self.advance(now_s)
 
     def roster(self, signed: Signed[Roster], now_s: float) -> list[Effect]:
         """The proposer's roster for a view: take part unless it leaves out too many; the first one counts."""
@@ -208,8 +210,6 @@ class Round:
         self.from_decision = True
         return self.advance(now_s)
 
-    # What the shell reports -----------------------------------------------------------------------------------------
-
     def slice_arrived(self, event: SliceArrived) -> list[Effect]:
         """A slice for a part that I reduce."""
         exchange = self.exchanges.get(event.view)
@@ -253,14 +253,12 @@ class Round:
             effects += [self.candidates.keep(candidate), *act(self, self.deciding.doubt(candidate.value, now_s), now_s)]
         return [*effects, *self.advance(now_s)]
 
-    # What follows ---------------------------------------------------------------------------------------------------
-
     def advance(self, now_s: float) -> list[Effect]:
         """Do whatever the round now allows; called after every event."""
         effects: list[Effect] = []
         if self.decided is not None:
             return effects
-        if self.commit_over_s is None and now_s >= self.commits.deadline_s(self.awaited, self.newcomers):
+        if self.commit_over_s is None and now_s >= self._commit_due_s():
             self.commit_over_s = now_s
         exchange = self.exchanges.get(self.deciding.view)
         if exchange is not None:
@@ -283,7 +281,7 @@ class Round:
             exchange = self.exchanges.get(self.deciding.view)
             times.append(self.deciding.deadline_s)
             if self.commit_over_s is None:
-                times.append(self.commits.deadline_s(self.awaited, self.newcomers))
+                times.append(self._commit_due_s())
             if self.deciding.step == 0:
                 times.append(self._propose_due_s())
             if exchange is not None:
@@ -313,8 +311,6 @@ class Round:
         """Vote against an outcome in every view."""
         self.candidates.refused.add(value)
         return [Note(self.state.round, "refused-proposal", why, (author,)), *self.check(value, False, now_s)]
-
-    # Inside ---------------------------------------------------------------------------------------------------------
 
     def _exchange(self, signed: Signed[Roster], commits: tuple[Signed[Commit], ...], now_s: float) -> list[Effect]:
         """Take part in the exchange of this view's roster."""
@@ -350,6 +346,12 @@ class Round:
 
     def _noted(self, effects: list[Effect]) -> list[Effect]:
         return [self.candidates.asked(effect) if isinstance(effect, Gather) else effect for effect in effects]
+
+    def _commit_due_s(self) -> float:
+        awaited, newcomers = self.awaited - self.skips, self.newcomers - self.skips
+        if self.skips and not awaited and not newcomers and not self.commits.held:
+            return self.commits.start_s  # nobody has anything this round
+        return self.commits.deadline_s(awaited, newcomers)
 
     def _propose_due_s(self) -> float | None:
         """When this view is given up without a proposal that I can prepare."""

@@ -22,19 +22,22 @@ from p2pnet.core.events import (
     PeerDown,
     PeerUp,
     ReduceDone,
+    Report,
     ScatterFailed,
     Send,
     Serve,
+    Skipped,
     SliceArrived,
     Started,
     Tick,
     Train,
 )  # fmt: skip
-from p2pnet.core.round import Context, Restored, Round
+from p2pnet.core.round import Round
+from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import Message, encode
-from p2pnet.wire.round import Ask, Commit, Decision, Proposal, Quorum, Reduced, Roster, Vote
+from p2pnet.wire.round import Ask, Commit, Decision, Proposal, Quorum, Reduced, Roster, Skip, Vote
 from p2pnet.wire.signing import Signed
 
 AHEAD_MAX = 512  # messages of the next round kept until this one is applied
@@ -120,17 +123,15 @@ class Rounds:
             case _:
                 return self._report(event, now_s) if event.round == self.state.round else []
 
-    def _report(
-        self,
-        event: Started | Encoded | SliceArrived | ReduceDone | ScatterFailed | Gathered | GatherFailed | Audited,
-        now_s: float,
-    ) -> list[Effect]:
+    def _report(self, event: Report, now_s: float) -> list[Effect]:
         """What the shell reports about the current round."""
         match event:
             case Started():
                 return self.round.started(event, now_s)
             case Encoded():
                 return self.round.encoded(event, now_s) if self.round.decided is None else []
+            case Skipped():
+                return self.round.skipped(event, now_s)
             case SliceArrived():
                 return self.round.slice_arrived(event)
             case ReduceDone():
@@ -209,6 +210,8 @@ class Rounds:
                 return round_.proposal(message, now_s)  # type: ignore[arg-type]
             case Signed(message=Vote()):
                 return round_.vote(message, now_s)  # type: ignore[arg-type]
+            case Signed(message=Skip()):
+                return round_.skip(message, now_s)  # type: ignore[arg-type]
         return []
 
     def _look_around(self) -> None:

@@ -13,8 +13,8 @@ import trio
 
 from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
-from p2pnet.core.round import Context, Restored
 from p2pnet.core.rounds import Rounds
+from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
 from p2pnet.errors import P2pnetError
 from p2pnet.identity import Identity, PeerId, verify
@@ -28,7 +28,7 @@ from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.manifest import Manifest
-from p2pnet.wire.round import Commit, Decision, Proposal, Quorum, Roster, SignedRound, Vote, decode_outcome
+from p2pnet.wire.round import Commit, Decision, Proposal, Quorum, Roster, SignedRound, Skip, Vote, decode_outcome
 from p2pnet.wire.signing import Signed, open_signed
 
 log = logging.getLogger(__name__)
@@ -104,7 +104,7 @@ class Peer:
                 up, down = 0, 0
                 self.inbox.put(ev.Encoded(item.round_id, root, item.samples, item.assigned, self._reach(), up, down))
             case br.Skipped(round_id, reason):
-                self.diary.note(ev.Note(round_id, "skipped", reason))
+                self.inbox.put(ev.Skipped(round_id, reason))
             case br.Applied(round_id, loss):
                 self.diary.applied(round_id, loss, trio.current_time())
                 self.inbox.put(ev.Applied(round_id))
@@ -256,6 +256,8 @@ def is_of_use(signed: SignedRound, rounds: Rounds) -> bool:
             return signed.peer == state.proposer(view)
         case Vote():
             return signed.peer in state.electorate
+        case Skip():
+            return signed.peer in rounds.round.awaited | rounds.round.newcomers
         case _:
             return signed.peer in held or state.knows(signed.peer)  # reduced, by somebody in the roster
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from p2pnet.core import events as ev
-from p2pnet.core.round import Context, Restored
 from p2pnet.core.rounds import Rounds
+from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
 from p2pnet.identity import PeerId
 from p2pnet.sim.signatures import fake_sign, fake_verify

@@ -191,7 +191,18 @@ class Ask(Message):
     view: View
 
 
-SIGNED: tuple[type[Message], ...] = (Commit, Roster, Reduced, Proposal, Vote)
+@dataclass(frozen=True, slots=True)
+class Skip(Message):
+    """I have no update this round: do not wait for my commit."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 11
+    swarm: Digest
+    round: Uint32
+    lineage: Digest
+
+
+SIGNED: tuple[type[Message], ...] = (Commit, Roster, Reduced, Proposal, Vote, Skip)
 UNSIGNED: tuple[type[Message], ...] = (Quorum, Decision, Ask)  # certified by what is in them, or harmless
 MESSAGES: tuple[type[Message], ...] = (*SIGNED, Outcome, Endorsement, *UNSIGNED)
 
@@ -222,11 +233,11 @@ def decode_outcome(data: bytes) -> Outcome:
 def slot_of(message: Message) -> bytes:
     """Name what may be signed only once: (kind, round, view, part or phase), 13 bytes.
 
-    A commit's slot is the round alone: one payload a round, whatever the view. The swarm is the store's own.
+    The slot of a commit and of a skip is the round alone: one payload a round. The swarm is the store's own.
     """
     view, sub = 0, 0
     match message:
-        case Commit():
+        case Commit() | Skip():
             pass
         case Reduced():
             view, sub = message.view, message.part
@@ -240,7 +251,7 @@ def slot_of(message: Message) -> bytes:
     return bytes([message.kind]) + number.to_bytes(4, "big") + view.to_bytes(4, "big") + sub.to_bytes(4, "big")
 
 
-SignedRound = Signed[Commit] | Signed[Roster] | Signed[Reduced] | Signed[Proposal] | Signed[Vote]
+SignedRound = Signed[Commit] | Signed[Roster] | Signed[Reduced] | Signed[Proposal] | Signed[Vote] | Signed[Skip]
 
 
 def open_round_message(raw: bytes, verify: Verify) -> SignedRound | Quorum | Decision | Ask:

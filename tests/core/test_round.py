@@ -18,10 +18,12 @@ from p2pnet.core.events import (
     Note,
     Persist,
     Send,
+    Skipped,
     Started,
 )  # fmt: skip
 from p2pnet.core.rosters import EARLY_PER_PEER
-from p2pnet.core.round import Restored, Round
+from p2pnet.core.round import Round
+from p2pnet.core.slots import Restored
 from p2pnet.identity import PeerId
 from p2pnet.sim.signatures import fake_sign, fake_verify
 from p2pnet.wire.codec import encode
@@ -34,6 +36,7 @@ from p2pnet.wire.round import (
     Quorum,
     Reduced,
     Roster,
+    Skip,
     Vote,
     outcome_digest,
     slot_of,
@@ -85,6 +88,32 @@ def test_a_commit_is_durable_before_it_is_told() -> None:
     assert isinstance(effects[0], Persist)
     assert isinstance(effects[1], Broadcast)
     assert effects[1].raw == effects[0].raw
+
+
+def test_a_voter_that_skips_is_not_waited_for_and_a_stranger_that_skips_changes_nothing() -> None:
+    round_ = started(LEADER)
+    skipper, *others = [each for each in VOTERS if each != LEADER]
+    for each in (LEADER, *others):
+        round_.commit(commit(STATE, each), 1.0)
+    assert round_.phase() == "train"
+    round_.skip(signed(Skip(STATE.swarm, 0, STATE.lineage), peer(99)), 1.1)
+    round_.skip(signed(Skip(STATE.swarm, 0, bytes(32)), skipper), 1.1)
+    assert round_.phase() == "train"
+    assert not round_.skips
+    rosters = list(round_.skip(signed(Skip(STATE.swarm, 0, STATE.lineage), skipper), 1.2))
+    assert of(rosters, Exchange)
+    assert {each.peer for each in of(rosters, Exchange)[0].commits} == {LEADER, *others}  # type: ignore[attr-defined]
+
+
+def test_a_round_that_all_skip_is_over_at_once_and_needs_no_window() -> None:
+    round_ = started(LEADER)
+    effects = round_.skipped(Skipped(0, "NaN"), 1.0)
+    assert kinds(effects) == ["skipped"]
+    assert of(effects, Persist)
+    for each in VOTERS:
+        round_.skip(signed(Skip(STATE.swarm, 0, STATE.lineage), each), 1.0)
+    assert round_.phase() == "roster"
+    assert not of(round_.skipped(Skipped(0, "NaN"), 1.0), Persist)  # signed once
 
 
 def test_a_roster_opens_an_exchange_only_when_its_proposer_signed_it() -> None:

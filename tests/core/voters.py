@@ -6,7 +6,8 @@ import hashlib
 import random
 from typing import TypeVar
 
-from p2pnet.core.round import Context, Round
+from p2pnet.core.round import Round
+from p2pnet.core.slots import Context
 from p2pnet.core.state import HashChain, SwarmState
 from p2pnet.identity import PeerId
 from p2pnet.sim import POLICY
