@@ -188,8 +188,9 @@ class Links:
         up = self.membership.up
         try:
             connected = {found.peer for found in await self._host.connected()}
-        except NetworkError:
-            connected = set()  # the daemon is gone, and every connection with it
+        except NetworkError as error:
+            log.info("cannot list connections: %s", error)  # busy, or being started again: then streams break, and soon
+            return
         for peer in up:
             if peer not in connected and peer in self.membership.up:
                 self._tell_membership(members.Disconnected(peer))

@@ -13,6 +13,7 @@ import trio
 
 from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
+from p2pnet.core.parts import CHUNKS_PER_LEAF, assign_parts
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
@@ -28,7 +29,19 @@ from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.manifest import Manifest
-from p2pnet.wire.round import Commit, Decision, Proposal, Quorum, Roster, SignedRound, Skip, Vote, decode_outcome
+from p2pnet.wire.round import (
+    Commit,
+    Decision,
+    Outcome,
+    Proposal,
+    Quorum,
+    Reduced,
+    Roster,
+    SignedRound,
+    Skip,
+    Vote,
+    decode_outcome,
+)
 from p2pnet.wire.signing import Signed, open_signed
 
 log = logging.getLogger(__name__)
@@ -228,16 +241,39 @@ def replay(swarm: bytes, manifest: Manifest, ledger: Ledger) -> SwarmState:
     return state
 
 
-def results_since(ledger: Ledger, round_id: int) -> list[br.Outcome] | None:
-    """The outcomes from a round on, for a learner that stopped there; None when a result is not kept any more."""
-    outcomes = []
-    for entry in ledger.entries(round_id, len(ledger)):
-        void = decode_outcome(entry.outcome).void
-        parts = () if void else ledger.result(entry.round)
-        if parts is None:
-            return None
-        outcomes.append(br.Outcome(entry.round, entry.lineage, void, b"".join(parts), None))
+def results_since(known: Swarm, me: PeerId, round_id: int) -> list[br.Outcome] | None:
+    """The outcomes from a round on, for a learner that stopped there; None when a result is not kept any more.
+
+    Each says what of my update was taken: a learner that was stopped in mid-exchange still has it, and would send it
+    a second time.
+    """
+    ledger, outcomes = known.ledger, []
+    beacon = SwarmState.genesis(known.swarm, known.manifest).beacon
+    for entry in ledger.entries(max(0, round_id - 1), len(ledger)):
+        outcome = decode_outcome(entry.outcome)
+        if entry.round >= round_id:
+            parts = () if outcome.void else ledger.result(entry.round)
+            if parts is None:
+                return None
+            named = None if outcome.void else _named(known, me, entry, outcome, beacon)
+            outcomes.append(br.Outcome(entry.round, entry.lineage, outcome.void, b"".join(parts), named))
+        beacon = outcome.beacon
     return outcomes
+
+
+def _named(known: Swarm, me: PeerId, entry: Entry, outcome: Outcome, beacon: bytes) -> tuple[bool, ...] | None:
+    """By leaf, whether a decided round names this peer among the inputs; None when it took no part."""
+    commits = [open_signed((Commit,), raw, _trust) for raw in entry.commits]
+    place = next((place for place, commit in enumerate(commits) if commit.peer == me), None)
+    if place is None:
+        return None
+    leaves = -(-known.chunks // CHUNKS_PER_LEAF)
+    parts = assign_parts(leaves, commits, beacon, outcome.view, known.manifest.policy.reducers_min)
+    named = [False] * leaves
+    for part, raw in zip(parts, outcome.reduced, strict=True):
+        taken = open_signed((Reduced,), raw, _trust).message.inputs[place] > 0
+        named[part.start : part.stop] = [taken] * (part.stop - part.start)
+    return tuple(named)
 
 
 def open_commits(decision: Decision) -> list[Signed[Commit]]:

@@ -39,7 +39,7 @@ from p2pnet.wire.manifest import Link, Manifest
 from p2pnet.wire.signing import Signed
 
 if TYPE_CHECKING:
-    from p2pnet.node.peer import Peer
+    from p2pnet.node.peer import Peer, Swarm
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ class Node:
 
             known = Swarm(swarm, manifest.message, ledger, attached.chunks)
             self._peer = peer = Peer(known, identity, host, inbox, links, self.bridge, self.diary)
-            self._hand_over(ledger, attached.round_id)
+            self._hand_over(known, identity.peer, attached.round_id)
             settings.on_event("ready", {"peer": peer_id_text(identity.peer), "round": peer.rounds.state.round})
             await peer.run()
 
@@ -239,8 +239,9 @@ class Node:
         assert self._attached is not None
         return self._attached
 
-    def _hand_over(self, ledger: Ledger, round_id: int) -> None:
+    def _hand_over(self, known: Swarm, me: PeerId, round_id: int) -> None:
         """Bring a learner that stopped at an earlier round up to the ledger's last."""
+        ledger = known.ledger
         if round_id > len(ledger):
             raise ConfigError(
                 f"{ledger.path}: has {len(ledger)} rounds and the learner beside it {round_id}: not the same run; move "
@@ -248,7 +249,7 @@ class Node:
             )
         from p2pnet.node.peer import results_since
 
-        outcomes = results_since(ledger, round_id)
+        outcomes = results_since(known, me, round_id)
         if outcomes is None:
             raise ConfigError(
                 f"{ledger.path}: the learner stopped at round {round_id} of {len(ledger)}, and the results since are "
