@@ -18,6 +18,7 @@ import p2pnet
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "p2pnet"
 MODULES = sorted(PACKAGE.rglob("*.py"))
+README = ROOT / "README.md"
 PAGES = sorted(page for page in (ROOT / "protocols").glob("*.md") if page.stem != "README")
 
 MODULE_LINES_MAX = 400
@@ -181,3 +182,23 @@ def test_a_page_has_the_parts_of_a_page_and_its_vectors(page: Path) -> None:
     for part in ("Example", "Parameters", "Rules", "What a liar can do", "Rationale"):
         assert f"\n## {part}\n" in text, part
     assert list((ROOT / "protocols" / "vectors" / page.stem).glob("*.json"))
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "p2pnet").rglob("*.py")), ids=name_of)
+def test_the_readme_has_a_line_for_each_module(path: Path) -> None:
+    tree = README.read_text().split("## The tree")[1].split("\n## ")[0]
+    folder = re.search(rf"^ +{re.escape(name_of(path.parent))}/\n(.*?)(?=^ +p2pnet/|^ +\w+/ )", tree, re.M | re.S)
+    assert folder, f"no folder {name_of(path.parent)}/"
+    if path.name not in {"__init__.py", "__main__.py"}:
+        assert re.search(rf"^ +{re.escape(path.name)} +\S", folder.group(1), re.M)
+
+
+def test_the_readme_names_no_module_that_is_gone() -> None:
+    tree = README.read_text().split("## The tree")[1].split("\n## ")[0]
+    folder = ""
+    for line in tree.splitlines():
+        name = line.split()[0] if line.split() else ""
+        if name.startswith("p2pnet/"):
+            folder = name
+        elif folder and name.endswith(".py") and line.startswith("      "):
+            assert (ROOT / folder / name).exists(), line
