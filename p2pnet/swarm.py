@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ from p2pnet.train.learner import Learner
 from p2pnet.wire.manifest import PPM, Link, swarm_id
 
 LEARNER_NAME = "learner.safetensors"
+REPORTS_MAX = 1000
 SAVE_EVERY_S = 10.0  # at most this much work of ours is lost when the process is killed
 INITIAL_BYTES_MAX = 1 << 40
 
@@ -131,7 +133,7 @@ class Swarm:
             beta_ppm=policy.beta_ppm,
         )
         self.learner.check_table(self.manifest.parameters)
-        self.reports: list[Report] = []
+        self.reports: deque[Report] = deque(maxlen=REPORTS_MAX)  # the latest
         self._batches: list[Batches] = []
         self._task: br.RoundTask | None = None
         self._closed = False
