@@ -27,8 +27,7 @@ def draw_curves(summary: dict[str, Any], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.spines[["left", "bottom"]].set_color(MUTED)
         axes.tick_params(colors=INK, labelsize=9)
-    for axes, place in ((by_tokens, "upper right"), (by_bytes, "lower left")):
-        axes.legend(frameon=False, fontsize=9, labelcolor=INK, loc=place)
+    by_tokens.legend(frameon=False, fontsize=9, labelcolor=INK, loc="upper right")
     same = "bit-identical" if summary["is_identical"] else "NOT identical"
     figure.suptitle(
         f"{len(summary['peers'])} peers, {summary['rounds']} rounds of {summary['h_steps']} steps, "
@@ -61,8 +60,25 @@ def _draw_bytes(axes: Any, rows: list[dict[str, Any]], summary: dict[str, Any]) 
     # What a ring all-reduce of fp32 gradients sends: 2 (n-1)/n of them, at every step.
     n, step_bytes = len(summary["peers"]), 4 * summary["params"]
     plain = [(row["round"] + 1) * summary["h_steps"] * 2 * (n - 1) / n * step_bytes / 1e6 for row in rows]
-    axes.plot(sent, losses, color=MAIN, linewidth=2.2, label="p2pnet, measured on the wire")
-    axes.plot(plain, losses, color=MUTED, linewidth=1.6, linestyle="--", label="fp32 gradients at every step, computed")
+    axes.plot(sent, losses, color=MAIN, linewidth=2.2)
+    axes.plot(plain, losses, color=MUTED, linewidth=1.6, linestyle="--")
+    high, low = 0.85 * max(losses) + 0.15 * min(losses), 0.6 * max(losses) + 0.4 * min(losses)
+    for points, level, text, colour, side in (
+        (sent, high, "p2pnet,\nmeasured on the wire", MAIN, 1),
+        (plain, low, "fp32 gradients\nat every step, computed", MUTED, -1),
+    ):  # beside its line, where no legend could hide either
+        distances = [abs(loss - level) for loss in losses]
+        nearest = distances.index(min(distances))
+        axes.annotate(
+            text,
+            (points[nearest], losses[nearest]),
+            xytext=(10 * side, 0),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            color=colour,
+            fontsize=9,
+        )
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(lambda value, _position: f"{value:g}")
     axes.set_xlabel("sent by each peer in the rounds, million bytes", color=INK)
