@@ -50,8 +50,8 @@ def test_a_task_of_ones_own_is_built_by_its_author() -> None:
 
 
 def test_sizes_that_make_no_model_are_refused(text: Path) -> None:
-    with pytest.raises(ConfigError, match="width 16 must be a multiple of twice 16 heads"):
-        make_task(replace(TINY, text=text, heads=16))
+    with pytest.raises(ValueError, match="heads: 16 do not cut width = 16 into even parts"):
+        replace(TINY, text=text, heads=16)
 
 
 def test_a_text_shorter_than_the_context_is_refused(text: Path) -> None:
