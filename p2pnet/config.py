@@ -126,7 +126,6 @@ class Swarm:
     """What a swarm is called and who founds it."""
 
     name: Annotated[str, Length(1, 64)]
-    description: Annotated[str, Length(0, 1000)] = ""
     founders: Annotated[tuple[PeerText, ...], Length(0, 100)] = ()  # the first voters; none named: the creator
     created_unix_s: Annotated[int, Range(0, 2**40)] = 0  # 0: when the manifest is made
 

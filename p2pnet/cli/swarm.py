@@ -82,8 +82,6 @@ def new(
 
     model = make_task(config.task, seed=seed).model
     link, folder = _create(config, model, place, addrs, key_file_or_default(key, place))
-    if config.swarm.description:
-        note("[swarm] description: stays in the settings file; a manifest has no place for it yet")
     _tell(read_manifest(folder / MANIFEST_NAME, link.swarm), link, folder, state_dir, json)
 
 
