@@ -137,6 +137,7 @@ class Swarm:
         self._batches: list[Batches] = []
         self._task: br.RoundTask | None = None
         self._closed = False
+        self._pending_samples = 0  # trained on for an update that was pending when the last process stopped
         self._next_round = self._restore(opened.initial)
         self._saved_s, self._saved_round = time.monotonic(), self._next_round
         self._save_rounds = max(1, node.settings.config.keep_results // 2)
@@ -295,13 +296,16 @@ class Swarm:
                 continue
             if not isinstance(item, br.RoundTask):
                 raise P2pnetError(f"the node said {type(item).__name__} where a round was due")
-            if self.learner.pending:  # stopped in mid-exchange: what was trained is not lost, it is sent with the next
-                self.learner.void()
             self._clear()
             self._task = item
             state = self.learner.state_sha256() if item.state_wanted else b""
             self._bridge.tell(br.Began(item.round_id, self.learner.checksum(), state))
-            return
+            if not self.learner.pending:
+                return
+            self._samples = self._pending_samples  # stopped in mid-exchange: the same payload again, it is committed to
+            update = self.learner.pending_update()
+            tree = payload_tree(update.payload, self._format)
+            self._bridge.tell(br.Submitted(item.round_id, update.payload, tree, self._samples, False, math.nan))
 
     def _clear(self) -> None:
         self._steps = self._samples = 0
@@ -318,7 +322,8 @@ class Swarm:
             self.learner.load_initial(_read(initial))
             return 0
         try:
-            round_id = int(self.learner.load(path).get("round", "-1"))
+            notes = self.learner.load(path)
+            round_id, self._pending_samples = int(notes.get("round", "-1")), int(notes.get("samples", "0"))
         except ConfigError as error:
             raise ConfigError(f"{error}; move it away and the run is replayed from its start") from error
         except ValueError:
@@ -328,7 +333,8 @@ class Swarm:
         return round_id
 
     def _save(self) -> None:
-        self.learner.save(self._folder / LEARNER_NAME, {"round": str(self._next_round)})
+        notes = {"round": str(self._next_round), "samples": str(self._samples)}
+        self.learner.save(self._folder / LEARNER_NAME, notes)
         self._saved_s, self._saved_round = time.monotonic(), self._next_round
 
 

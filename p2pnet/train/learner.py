@@ -154,6 +154,14 @@ class Learner:
         self._sent = encoded.sent
         return Update(as_bytes(encoded.payload), self.checksum())
 
+    def pending_update(self) -> Update:
+        """Return the update whose round is not over once more, for a process that was stopped before it was."""
+        if self._sent is None:
+            raise ValueError("no update is pending")
+        sent = self._sent
+        payload = pack(sent.indices.long(), sent.codes.long(), sent.negative, self._format)
+        return Update(as_bytes(payload), self.checksum())
+
     @torch.no_grad()
     def apply(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
         """Take over a decided result: theta moves, e loses what was accepted of my update, the model is set to theta.
