@@ -16,7 +16,7 @@ from p2pnet.core.gossip import Verdict
 from p2pnet.errors import NetworkError, P2pnetError
 from p2pnet.identity import PeerId
 from p2pnet.net.host import PeerAddrs
-from p2pnet.net.memory import MemoryHost
+from p2pnet.net.memory import Link, MemoryHost
 from p2pnet.node import links as links_module
 from p2pnet.node.links import GOSSIP, HELLO, OUTBOX_BYTES_MAX, REFUSED_MAX, ROUND, _Outbox
 from p2pnet.wire.codec import decode, encode, pack
@@ -113,9 +113,11 @@ async def test_members_learn_of_each_other_through_a_third(world: World) -> None
 
 async def test_a_member_that_goes_is_down_and_comes_up_again(world: World) -> None:
     one, two = await world.members(1, 2)
+    world.network.set_link(one.host.peer, two.host.peer, Link(partitioned=True))  # or one dials before the other looks
     one.host.drop_connections()
     await until(lambda: ev.PeerDown(two.host.peer) in one.inbox._events)
     await until(lambda: ev.PeerDown(one.host.peer) in two.inbox._events)
+    world.network.set_link(one.host.peer, two.host.peer, Link())
     await one.meet(two)
     raw = a_vote(world, 1)
     one.links.send(two.host.peer, raw)
