@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
+import random
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +23,7 @@ from p2pnet.wire.manifest import Get, swarm_id
 from p2pnet.wire.signing import Signed
 from tests.node.members import World, identity, manifest
 
-INITIAL = os.urandom(5000)
+INITIAL = random.Random(1).randbytes(5000)
 
 
 def a_manifest(name: str = "tests") -> Signed:
@@ -224,7 +224,7 @@ def test_damaged_parameters_are_not_taken(tmp_path: Path) -> None:
     write_atomically(content.manifest_path, MANIFEST.raw)
     content.load()
     assert not content.has_initial()
-    write_atomically(content.initial_path, INITIAL[:-1] + b"x")
+    write_atomically(content.initial_path, INITIAL[:-1] + bytes([INITIAL[-1] ^ 1]))
     assert not content.has_initial()
     assert "not the file that the manifest names" in content.describe_initial()
 
