@@ -193,7 +193,7 @@ def _part_row(one: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _commit(signed: Signed[Commit]) -> dict[str, Any]:
-    from p2pnet.wire.round import Reach
+    from p2pnet.wire.membership import Reach
 
     commit = signed.message
     return {

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from p2pnet.identity import PeerId
-from p2pnet.wire.round import Commit, Reach
+from p2pnet.wire.membership import Reach
+from p2pnet.wire.round import Commit
 from p2pnet.wire.signing import Signed
 
 CHUNKS_PER_LEAF = 64

@@ -48,7 +48,6 @@ class Diary:
         self.loss_first = self.loss_last = math.nan
         self.lineage = b""
         self._began_s = self._trained_s = self._last_commit_s = math.nan
-        self._loss = math.nan
         self._deciding: tuple[ev.Decide, float] | None = None
 
     def state(self, state: SwarmState) -> None:
@@ -57,11 +56,13 @@ class Diary:
 
     def training(self, now_s: float) -> None:
         """A round begins."""
-        self._began_s, self._trained_s, self._loss = now_s, math.nan, math.nan
+        self._began_s, self._trained_s = now_s, math.nan
 
     def trained(self, loss: float, now_s: float) -> None:
         """The update is encoded."""
-        self._trained_s, self._loss = now_s, loss
+        self._trained_s = now_s
+        if math.isnan(loss):
+            return  # an update that a stopped process had trained: its loss is not known any more
         if math.isnan(self.loss_first):
             self.loss_first = loss
         self.loss_last = loss

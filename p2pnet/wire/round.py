@@ -33,14 +33,6 @@ class Phase(IntEnum):
     SEAL = 2
 
 
-class Reach(IntEnum):
-    """Whether others can dial a peer, as it says itself."""
-
-    UNKNOWN = 0
-    PUBLIC = 1
-    PRIVATE = 2
-
-
 @dataclass(frozen=True, slots=True)
 class Commit(Message):
     """I finished this round; my payload has this root, and I cannot change it any more."""

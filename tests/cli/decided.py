@@ -7,13 +7,13 @@ from pathlib import Path
 from p2pnet.identity import Identity, PeerId
 from p2pnet.ledger.log import FILE_NAME, Entry, Ledger
 from p2pnet.wire.codec import encode
+from p2pnet.wire.membership import Reach
 from p2pnet.wire.round import (
     Commit,
     Endorsement,
     Outcome,
     Phase,
     Quorum,
-    Reach,
     Reduced,
     next_lineage,
     outcome_digest,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from p2pnet.core.parts import SHARE_MAX, assign_parts
 from p2pnet.identity import PeerId
-from p2pnet.wire.round import Reach
+from p2pnet.wire.membership import Reach
 from tests.core.voters import commit, genesis, peers
 from tests.vectors import vectors
 

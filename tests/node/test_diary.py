@@ -86,6 +86,13 @@ def test_the_first_and_the_last_loss_are_kept() -> None:
     assert (diary.loss_first, diary.loss_last) == (5.0, 3.0)
 
 
+def test_a_loss_that_is_not_known_replaces_none_that_is() -> None:
+    diary = Diary()
+    for loss in (math.nan, 3.0, math.nan):  # sent again after a restart: trained by a process that is gone
+        diary.trained(loss, 0.0)
+    assert (diary.loss_first, diary.loss_last) == (3.0, 3.0)
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_json_cannot_say_is_null(value: float) -> None:
     assert _json_number(value) is None
