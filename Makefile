@@ -14,7 +14,7 @@ TORCH_FLAGS ?=
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 
-.PHONY: setup demo test sim check bench clean
+.PHONY: setup demo test sim check docs bench clean
 
 setup: $(STAMP)
 
@@ -40,6 +40,11 @@ check: $(STAMP)
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory docs
+
+# The API reference, out of the docstrings; a warning ends it. Open build/api/index.html.
+docs: $(STAMP)
+	$(BIN)/python docs/build_api.py build/api
 
 bench: $(STAMP)
 	@set -e; for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done

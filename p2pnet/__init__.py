@@ -45,4 +45,5 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'p2pnet' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_HOME[name]), name)
+    found = globals()[name] = getattr(importlib.import_module(_HOME[name]), name)
+    return found

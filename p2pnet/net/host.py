@@ -19,7 +19,6 @@ KEY_BYTES: Final = 32
 PROTOCOL_PATTERN: Final = re.compile(r"/p2pnet/[a-z0-9-]+(/[A-Za-z0-9-]+)*/[0-9]+")
 PROTOCOL_CHARS_MAX: Final = 200
 
-Handler = Callable[["Stream"], Awaitable[None]]
 Misbehaviour = Callable[[PeerId, str], None]
 """Told the peer and the rule that it broke, e.g. "frame-1/R2"."""
 
@@ -75,6 +74,9 @@ class Stream(Protocol):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Close the stream, also when cancelled."""
+
+
+Handler = Callable[[Stream], Awaitable[None]]
 
 
 class Host(Protocol):
