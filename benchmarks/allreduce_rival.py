@@ -1,0 +1,76 @@
+"""One peer of hivemind's side of `allreduce.py`; runs in a venv of hivemind's own, where p2pnet is not installed.
+
+Its one argument is JSON: seed, peers, sides (of square matrices), codecs, initial (addresses of the first peer). One DHT
+node, and for each codec an averager with tensors of its own. It takes a JSON command per line and answers each with one.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+import time
+from hashlib import sha256
+from typing import Any
+
+import hivemind
+import torch
+from hivemind.compression import Float16Compression, NoCompression, Uniform8BitQuantization
+
+CODECS = {"none": NoCompression, "fp16": Float16Compression, "8-bit": Uniform8BitQuantization}
+STEP_TIMEOUT_S = 120.0
+NOISE = 1e-3
+
+
+def main() -> None:
+    spec = json.loads(sys.argv[1])
+    torch.set_num_threads(1)  # all peers share a few cores
+    listen = ["/ip4/127.0.0.1/tcp/0"]
+    dht = hivemind.DHT(initial_peers=spec["initial"], host_maddrs=listen, start=True, use_ipfs=False)
+    averagers = {codec: make_averager(dht, spec, codec) for codec in spec["codecs"]}
+    default = make_averager(dht, spec, spec["codecs"][0], default=True)
+    optimizer_s = inspect.signature(hivemind.Optimizer).parameters["matchmaking_time"].default
+    say({"addrs": [str(addr) for addr in dht.get_visible_maddrs()], "optimizer_matchmaking_s": optimizer_s})
+    torch.manual_seed(spec["seed"])
+    for line in sys.stdin:
+        command = json.loads(line)
+        averager = default if command.get("codec") == "default" else averagers.get(command.get("codec"))
+        if averager is None:
+            break
+        if command["do"] == "update":
+            with averager.get_tensors() as tensors:
+                for tensor in tensors:
+                    tensor.add_(torch.randn_like(tensor), alpha=NOISE)
+            say({})
+        else:
+            began_s = time.monotonic()
+            group = averager.step(timeout=STEP_TIMEOUT_S)
+            ended_s = time.monotonic()
+            say({"began_s": began_s, "ended_s": ended_s, "fine": len(group or ()) == spec["peers"], "state": state(averager)})
+    os._exit(0)  # its own shutdown takes seconds, and nothing is measured any more
+
+
+def make_averager(dht: Any, spec: dict[str, Any], codec: str, default: bool = False) -> Any:
+    """An averager: with the size of the group given, or left to what hivemind does when nothing is said."""
+    torch.manual_seed(0)  # all begin with the same
+    tensors = [torch.randn(side, side) for side in spec["sides"]]
+    group = {} if default else {"target_group_size": spec["peers"], "min_group_size": spec["peers"]}
+    prefix = f"{'default' if default else 'given'}-{codec}"
+    return hivemind.averaging.DecentralizedAverager(
+        tensors, dht, prefix=prefix, compression=CODECS[codec](), start=True, **group
+    )
+
+
+def state(averager: Any) -> str:
+    """Hash what was averaged, coarsely: lossy codecs leave small differences between peers."""
+    with averager.get_tensors() as tensors:
+        return sha256(b"".join((t[:8] * 16).round().to(torch.int32).numpy().tobytes() for t in tensors)).hexdigest()
+
+
+def say(answer: dict[str, Any]) -> None:
+    print(json.dumps(answer), flush=True)
+
+
+if __name__ == "__main__":
+    main()
