@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -18,8 +17,7 @@ from p2pnet.wire.signing import Signed, sign_message
 ACCESS_OPEN: Final = "open"
 KEY_NAME: Final = "peer.key"  # in a state directory: who this machine is
 FOLDER_CHARS: Final = 16  # of the swarm's id in hex: enough to tell apart the swarms of one machine
-CHUNK_VALUES: Final = 4096  # codec-1, as in numerics.codec, which needs torch; a test compares the sizes
-CHUNK_BITS: Final = 12
+CHUNK_BITS: Final = 12  # codec-1, as in numerics.codec, which needs torch; a test compares the sizes
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +71,7 @@ def make_manifest(
 
 def codec_sizes(manifest: Manifest) -> Sizes:
     """Return what the updates of a swarm weigh (protocols/codec-1.md, Layout)."""
-    sizes = [prod(row.shape) for row in manifest.parameters if row.trained]
-    small = sum(size for size in sizes if size < CHUNK_VALUES)
-    chunks = sum(-(-size // CHUNK_VALUES) for size in (*(s for s in sizes if s >= CHUNK_VALUES), small))
+    chunks = manifest.chunks
     payload_bytes = chunks * chunk_bytes(manifest.codec.k)
     result_bytes = chunks * chunk_bytes(manifest.codec.k_result)
     return Sizes(chunks, payload_bytes, result_bytes, 4 * manifest.params / payload_bytes)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from math import prod
 from typing import Annotated, ClassVar
 from urllib.parse import parse_qsl, quote, urlsplit
 
@@ -18,6 +19,7 @@ PARAMETERS_MAX = 1 << 15
 LINK_CHARS_MAX = 4096
 BOOTSTRAP_MAX = 16
 PPM = 1_000_000
+CHUNK_VALUES = 4096  # codec-1
 
 Name = Annotated[str, Size(1, 256)]
 Ppm = Annotated[int, Range(0, 10 * PPM)]
@@ -101,13 +103,21 @@ class Manifest(Message):
     @property
     def params(self) -> int:
         """Number of trained values."""
-        total = 0
-        for row in self.parameters:
-            size = 1
-            for dimension in row.shape:
-                size *= dimension
-            total += size * row.trained
-        return total
+        return sum(self._sizes())
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of 4096 values in every payload and result (codec-1, Layout)."""
+        large = [size for size in self._sizes() if size >= CHUNK_VALUES]
+        return sum(-(-size // CHUNK_VALUES) for size in (*large, self.params - sum(large)))
+
+    @property
+    def state_bytes(self) -> int:
+        """What a state takes: the trained values in fp32 (history-1)."""
+        return 4 * self.params
+
+    def _sizes(self) -> list[int]:
+        return [prod(row.shape) for row in self.parameters if row.trained]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +180,12 @@ class Link:
         """Read a link; raises ConfigError that says what is wrong with it."""
         if len(text) > LINK_CHARS_MAX:
             raise ConfigError(f"link: {len(text)} characters, at most {LINK_CHARS_MAX}")
-        parts = urlsplit(text.strip())
+        if not text.isascii():
+            raise ConfigError(f"link: {ascii(text[:80])} holds letters that no link has; copy it once more")
+        try:
+            parts = urlsplit(text.strip())
+        except ValueError as error:
+            raise ConfigError(f"link: {text[:80]!r} is none: {error}; a link starts with p2pnet://") from None
         if parts.scheme != "p2pnet":
             raise ConfigError(f"link: starts with {parts.scheme or text[:20]!r}, a link starts with p2pnet://")
         try:
