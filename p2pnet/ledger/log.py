@@ -20,7 +20,8 @@ from typing import Any, Final
 
 import msgpack
 
-from p2pnet.errors import ConfigError, P2pnetError
+from p2pnet.errors import ConfigError
+from p2pnet.ledger.damage import LedgerError, damaged, explain, reading
 from p2pnet.wire.merkle import Tree, leaf_hash, node_hash
 from p2pnet.wire.round import next_lineage, outcome_digest
 
@@ -45,9 +46,10 @@ CREATE TABLE held (
 CREATE TABLE parts (round INTEGER, root BLOB, data BLOB NOT NULL, PRIMARY KEY (round, root));
 """
 
-
-class LedgerError(P2pnetError):
-    """The disk's: full, gone, or damaged. What was being written is not in the ledger, all before it is."""
+ENTRIES_QUERY: Final = """
+SELECT round, lineage, outcome, certificate, commits, roots, decided_unix_s, hash
+FROM entries LEFT JOIN nodes ON level = 0 AND position = round WHERE round >= ? AND round < ? ORDER BY round
+"""
 
 
 class SlotConflictError(LedgerError):
@@ -184,7 +186,11 @@ class Ledger:
     def held(self, round: int) -> list[Held]:
         """Return the outcomes that are held for a round."""
         rows = self._rows("SELECT * FROM held WHERE round = ? ORDER BY value", round)
-        return [Held(row[0], row[1], row[2], _unpack(row[3]), _unpack(row[4])) for row in rows]
+        with reading(self.path):
+            held = [Held(row[0], row[1], row[2], _unpack(row[3]), _unpack(row[4])) for row in rows]
+            if any(one.value != outcome_digest(one.outcome) for one in held):
+                raise ValueError(f"an outcome of round {round} is another one")
+        return held
 
     def part(self, round: int, root: bytes) -> bytes | None:
         """Return the bytes of a part, held or decided, or None."""
@@ -231,8 +237,7 @@ class Ledger:
 
     def entries(self, start: int, stop: int) -> list[Entry]:
         """Return the decided rounds from `start` up to and without `stop`, as far as there are any."""
-        rows = self._rows("SELECT * FROM entries WHERE round >= ? AND round < ? ORDER BY round", start, stop)
-        return [Entry(row[0], row[1], row[2], row[3], _unpack(row[4]), _unpack(row[5]), row[6]) for row in rows]
+        return make_entries(self._rows(ENTRIES_QUERY, start, stop), self.path)
 
     def result(self, round: int) -> tuple[bytes, ...] | None:
         """Return the bytes of a result's parts in order; None when it is unknown, forgotten or void."""
@@ -270,7 +275,7 @@ class Ledger:
         for key, expected in (("swarm", self.swarm), ("genesis", self.genesis)):
             row = self._row("SELECT value FROM meta WHERE key = ?", key)
             if row is None or row[0] != expected:
-                found = "nothing" if row is None else row[0].hex()
+                found = row[0].hex() if row is not None and isinstance(row[0], bytes) else "nothing"
                 raise ConfigError(f"{self.path}: {key} is {found}, not {expected.hex()}: another swarm's ledger")
 
     def _create(self) -> None:
@@ -310,6 +315,8 @@ class Ledger:
 
     def _size(self) -> int:
         last = self._db.execute("SELECT max(round) FROM entries").fetchone()[0]
+        if not isinstance(last, int | None):
+            raise sqlite3.DatabaseError("a round that is no number")
         return 0 if last is None else last + 1
 
     def _in_transaction(self) -> bool:
@@ -334,26 +341,19 @@ class Ledger:
         except (sqlite3.ProgrammingError, sqlite3.InterfaceError, sqlite3.DataError):
             raise  # ours
         except sqlite3.Error as error:
-            raise LedgerError(_explain(self.path, error)) from error
+            raise LedgerError(explain(self.path, error)) from error
+        except UnicodeDecodeError as error:  # a text that was bytes when it was written
+            raise LedgerError(damaged(self.path, error)) from error
 
 
-def _explain(path: Path, error: sqlite3.Error) -> str:
-    """Say what happened to the file and what to do about it."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF  # without: quick_check's words
-    match code:
-        case sqlite3.SQLITE_FULL:
-            return f"{path}: the disk is full; free some space and start again, all that was decided is there"
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return f"{path}: cannot write there: {error}"
-        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
-            return f"{path}: another process keeps it locked: {error}"
-        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CONSTRAINT | sqlite3.SQLITE_ERROR:
-            return (
-                f"{path}: damaged ({error}); move it away, with {path.name}-wal and {path.name}-shm beside it, and "
-                f"start again: the decided rounds come back from other members"
-            )
-        case _:
-            return f"{path}: the disk does not take or give what it should: {error}"
+def make_entries(rows: Sequence[tuple[Any, ...]], path: Path) -> list[Entry]:
+    """Return the decided rounds of ENTRIES_QUERY's rows; LedgerError unless they are what the log's tree hashes."""
+    with reading(path):
+        entries = [Entry(row[0], row[1], row[2], row[3], _unpack(row[4]), _unpack(row[5]), row[6]) for row in rows]
+        for entry, row in zip(entries, rows, strict=True):
+            if leaf_hash(entry.leaf()) != row[7]:
+                raise ValueError(f"round {entry.round} is not what was written")
+    return entries
 
 
 def _pack(value: Sequence[object]) -> bytes:
@@ -362,4 +362,7 @@ def _pack(value: Sequence[object]) -> bytes:
 
 
 def _unpack(data: bytes) -> tuple[bytes, ...]:
-    return tuple(msgpack.unpackb(data))
+    items = msgpack.unpackb(data)
+    if type(items) is not list or not all(type(item) is bytes for item in items):
+        raise ValueError("not a list of bytes")
+    return tuple(items)

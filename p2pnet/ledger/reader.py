@@ -7,10 +7,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import msgpack
-
 from p2pnet.errors import ConfigError
-from p2pnet.ledger.log import APPLICATION_ID, SCHEMA_VERSION, Entry, LedgerError
+from p2pnet.ledger.damage import LedgerError, damaged
+from p2pnet.ledger.log import APPLICATION_ID, ENTRIES_QUERY, SCHEMA_VERSION, Entry, make_entries
 
 
 class LedgerReader:
@@ -49,6 +48,8 @@ class LedgerReader:
     def __len__(self) -> int:
         """Return the number of decided rounds, which is the next round's number."""
         last = self._rows("SELECT max(round) FROM entries")[0][0]
+        if not isinstance(last, int | None):
+            raise LedgerError(damaged(self.path, "a round that is no number"))
         return 0 if last is None else last + 1
 
     def swarm(self) -> bytes:
@@ -66,13 +67,7 @@ class LedgerReader:
 
     def entries(self, start: int, stop: int) -> list[Entry]:
         """Return the decided rounds from `start` up to and without `stop`, as far as there are any."""
-        rows = self._rows(
-            "SELECT round, lineage, outcome, certificate, commits, roots, decided_unix_s FROM entries "
-            "WHERE round >= ? AND round < ? ORDER BY round",
-            start,
-            stop,
-        )
-        return [Entry(row[0], row[1], row[2], row[3], _unpack(row[4]), _unpack(row[5]), row[6]) for row in rows]
+        return make_entries(self._rows(ENTRIES_QUERY, start, stop), self.path)
 
     def _check(self) -> None:
         application = self._rows("PRAGMA application_id")[0][0]
@@ -84,17 +79,13 @@ class LedgerReader:
 
     def _meta(self, key: str) -> bytes:
         rows = self._rows("SELECT value FROM meta WHERE key = ?", key)
-        if not rows:
-            raise LedgerError(f"{self.path}: says nothing of its {key}: damaged")
-        value: bytes = rows[0][0]
+        value = rows[0][0] if rows else None
+        if not isinstance(value, bytes):
+            raise LedgerError(damaged(self.path, f"it says nothing of its {key}"))
         return value
 
     def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
         try:
             return self._db.execute(query, values).fetchall()
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:
             raise LedgerError(f"{self.path}: cannot be read: {error}") from error
-
-
-def _unpack(data: bytes) -> tuple[bytes, ...]:
-    return tuple(msgpack.unpackb(data))

@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from p2pnet.errors import ConfigError
-from p2pnet.ledger.log import SLOT_ROUNDS, Entry, Held, Ledger, LedgerError, SlotConflictError
+from p2pnet.ledger.damage import LedgerError
+from p2pnet.ledger.log import SLOT_ROUNDS, Entry, Held, Ledger, SlotConflictError
 from p2pnet.wire import merkle
 from p2pnet.wire.round import outcome_digest
 from tests.ledger.writer import GENESIS, make_entry, open_ledger, part_bytes

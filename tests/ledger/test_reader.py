@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from p2pnet.errors import ConfigError
-from p2pnet.ledger.log import Entry, Ledger, LedgerError
+from p2pnet.ledger.damage import LedgerError
+from p2pnet.ledger.log import Entry, Ledger
 from p2pnet.ledger.reader import LedgerReader
 from tests.ledger.writer import GENESIS, make_entry, open_ledger, part_bytes
 
