@@ -57,7 +57,7 @@ def read_status(state_dir: Path) -> dict[str, Any]:
     pointer = state_dir / POINTER_NAME
     try:
         where = json.loads(pointer.read_text())["socket"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ConfigError(f"no node runs in {state_dir}: start one with `p2pnet join LINK`") from error
     chunks: list[bytes] = []
     try:
@@ -69,7 +69,9 @@ def read_status(state_dir: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"the node in {state_dir} does not answer ({error}): it has probably ended") from error
     try:
-        status: dict[str, Any] = json.loads(b"".join(chunks))
-    except ValueError as error:
+        status = json.loads(b"".join(chunks))
+        if not isinstance(status, dict):
+            raise ValueError(f"a {type(status).__name__}")
+    except (ValueError, RecursionError) as error:
         raise P2pnetError(f"the node in {state_dir} answered something else than its status") from error
     return status
