@@ -31,6 +31,13 @@ class NetworkError(P2pnetError):
     """The network's: nobody answered in time, a stream broke, the daemon is gone. Trying again may help."""
 
 
+class BehindError(P2pnetError):
+    """This peer was away for so long that no member has the results since: join again, from a later state.
+
+    `p2pnet.join` with the same state_dir does that; identity, error feedback and optimizer state stay.
+    """
+
+
 class WireError(ValueError):
     """Bytes that are not a valid message; who knows the sender turns it into `PeerError`."""
 

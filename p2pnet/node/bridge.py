@@ -44,6 +44,15 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Go on from this state of the swarm, when the file is it; answered by `Attached`."""
+
+    round_id: int  # the one that starts from it
+    sha256: bytes  # 32 bytes, certified by that round's outcome
+    path: Path  # from a member, not checked yet
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The node has ended."""
 
@@ -52,10 +61,11 @@ class Closed:
 
 @dataclass(frozen=True, slots=True)
 class Attached:
-    """The learner is built; it stands at this round."""
+    """The learner is built; it stands at this round. After a `Snapshot`: it was taken, or refused."""
 
     chunks: int
     round_id: int
+    refused: str = ""  # why a snapshot was not taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,7 @@ class Leave:
     """The user's loop is over."""
 
 
-ToUser = Opened | RoundTask | Outcome | Closed
+ToUser = Opened | Snapshot | RoundTask | Outcome | Closed
 ToNode = Attached | Began | Submitted | Skipped | Applied | Leave
 
 
