@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,17 +23,20 @@ from p2pnet.node import bridge as br
 from p2pnet.node.bulk import payload_tree
 from p2pnet.node.content import Content, write_atomically
 from p2pnet.node.runner import KEY_NAME
+from p2pnet.node.snapshots import state_path
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.opening import OnEvent, Opening
 from p2pnet.train.assignment import Assignment
 from p2pnet.train.batches import Batches
 from p2pnet.train.learner import Learner
+from p2pnet.train.moments import Moments
 from p2pnet.wire.manifest import PPM, Link, swarm_id
 
 LEARNER_NAME = "learner.safetensors"
 REPORTS_MAX = 1000
-SAVE_EVERY_S = 10.0  # at most this much work of ours is lost when the process is killed
-INITIAL_BYTES_MAX = 1 << 40
+SAVE_SHARE = 50  # saving may take this fraction of the time: what a killed process loses is seldom more than a round
+
+Optimizers: TypeAlias = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class Report:
 def join(
     link: str | Link,
     model: nn.Module,
-    optimizer: torch.optim.Optimizer | None = None,
+    optimizer: Optimizers = None,
     *,
     state_dir: str | Path,
     config: NodeConfig | None = None,
@@ -62,7 +65,8 @@ def join(
 ) -> Swarm:
     """Join a swarm with a model: resume where `state_dir` stopped, or catch up with the others. Use it as `with`.
 
-    link: `p2pnet://<swarm id>?bootstrap=...`.   on_event: told (kind, fields) by the node's thread.
+    link: `p2pnet://<swarm id>?bootstrap=...`.   optimizer: the inner one, or a sequence of them; its state (never its
+    hyperparameters) is saved and restored with the rest.   on_event: told (kind, fields) by the node's thread.
     Raises ConfigError: a model that does not match the manifest (with the list of differing names), a state directory
     in use, a missing daemon; NetworkError after `timeout_s` without the swarm's manifest.
     """
@@ -116,11 +120,11 @@ def create(
 class Swarm:
     """A running membership. `batches` gives what the beacon assigns, `step` counts, exchanges and applies."""
 
-    def __init__(self, opening: Opening, model: nn.Module, optimizer: torch.optim.Optimizer | None) -> None:
+    def __init__(self, opening: Opening, model: nn.Module, optimizer: Optimizers) -> None:
         """Take part with this model; its parameters become the swarm's. Raises ConfigError when it does not fit."""
         opened, node = opening.opened, opening.node
         self.manifest = opened.manifest.message
-        self.optimizer = optimizer
+        self.moments = Moments(optimizer)
         self._node, self._bridge, self._folder = node, node.bridge, opening.folder
         codec, policy = self.manifest.codec, self.manifest.policy
         self._format = ChunkFormat(codec.k)
@@ -139,7 +143,7 @@ class Swarm:
         self._closed = False
         self._pending_samples = 0  # trained on for an update that was pending when the last process stopped
         self._next_round = self._restore(opened.initial)
-        self._saved_s, self._saved_round = time.monotonic(), self._next_round
+        self._saved_s, self._saving_s, self._saved_round = time.monotonic(), 0.0, self._next_round
         self._save_rounds = max(1, node.settings.config.keep_results // 2)
         self._bridge.tell(br.Attached(self.learner.chunks, self._next_round))
         self._clear()
@@ -236,6 +240,8 @@ class Swarm:
             self._bridge.tell(
                 br.Submitted(self._task.round_id, update.payload, tree, self._samples, assigned, self._mean_loss())
             )
+            if time.monotonic() - self._saved_s >= SAVE_SHARE * self._saving_s:
+                self._save()  # while the others are waited for
         item = self._bridge.wait()
         if not isinstance(item, br.Outcome):
             raise P2pnetError(f"the node said {type(item).__name__} where a round's outcome was due")
@@ -253,7 +259,7 @@ class Swarm:
 
     def _skip(self, round_id: int, error: NotFiniteError) -> None:
         """Send nothing this round, and let the next one begin well: one NaN in a moment would spoil every step."""
-        healed = forget_not_finite(self.optimizer) if self.optimizer is not None else 0
+        healed = self.moments.forget_not_finite()
         detail = f"{error}; the optimizer's state of {healed} parameters is forgotten" if healed else str(error)
         self._bridge.tell(br.Skipped(round_id, detail))
 
@@ -283,8 +289,7 @@ class Swarm:
             self.learner.apply(outcome.result, outcome.named)
         self._next_round += 1
         self._bridge.tell(br.Applied(outcome.round_id, loss))
-        behind = self._next_round - self._saved_round  # the ledger must still have the results since the last save
-        if behind >= self._save_rounds or time.monotonic() - self._saved_s >= SAVE_EVERY_S:
+        if self._next_round - self._saved_round >= self._save_rounds:  # the ledger must still have the results since
             self._save()
 
     def _begin_next(self) -> None:
@@ -294,11 +299,14 @@ class Swarm:
             if isinstance(item, br.Outcome):
                 self._apply(item, math.nan)
                 continue
+            if isinstance(item, br.Snapshot):
+                self._take_snapshot(item)
+                continue
             if not isinstance(item, br.RoundTask):
                 raise P2pnetError(f"the node said {type(item).__name__} where a round was due")
             self._clear()
             self._task = item
-            state = self.learner.state_sha256() if item.state_wanted else b""
+            state = self._keep_state() if item.state_wanted else b""
             self._bridge.tell(br.Began(item.round_id, self.learner.checksum(), state))
             if not self.learner.pending:
                 return
@@ -306,6 +314,18 @@ class Swarm:
             update = self.learner.pending_update()
             tree = payload_tree(update.payload, self._format)
             self._bridge.tell(br.Submitted(item.round_id, update.payload, tree, self._samples, False, math.nan))
+
+    def _take_snapshot(self, item: br.Snapshot) -> None:
+        """Go on from a state of the swarm that a member gave, or say why not."""
+        refused = ""
+        try:
+            self.learner.load_state(item.path, item.sha256)
+        except ConfigError as error:
+            refused = str(error)
+        else:
+            self._next_round, self._pending_samples = item.round_id, 0
+            self._save()
+        self._bridge.tell(br.Attached(self.learner.chunks, self._next_round, refused))
 
     def _clear(self) -> None:
         self._steps = self._samples = 0
@@ -322,7 +342,7 @@ class Swarm:
             self.learner.load_initial(_read(initial))
             return 0
         try:
-            notes = self.learner.load(path)
+            notes = self.learner.load(path, self.moments)
             round_id, self._pending_samples = int(notes.get("round", "-1")), int(notes.get("samples", "0"))
         except ConfigError as error:
             raise ConfigError(f"{error}; move it away and the run is replayed from its start") from error
@@ -333,24 +353,20 @@ class Swarm:
         return round_id
 
     def _save(self) -> None:
+        began_s = time.monotonic()
         notes = {"round": str(self._next_round), "samples": str(self._samples)}
-        self.learner.save(self._folder / LEARNER_NAME, notes)
+        self.learner.save(self._folder / LEARNER_NAME, notes, self.moments)
         self._saved_s, self._saved_round = time.monotonic(), self._next_round
+        self._saving_s = self._saved_s - began_s
 
-
-def forget_not_finite(optimizer: torch.optim.Optimizer) -> int:
-    """Forget what an optimizer holds about parameters for which it holds a NaN or infinity; returns how many.
-
-    PyTorch's optimizers begin anew where they have no state.
-    """
-    spoilt = [
-        parameter
-        for parameter, state in optimizer.state.items()
-        if any(isinstance(value, Tensor) and not bool(torch.isfinite(value).all()) for value in state.values())
-    ]
-    for parameter in spoilt:
-        del optimizer.state[parameter]
-    return len(spoilt)
+    def _keep_state(self) -> bytes:
+        """Write the parameters for who joins late, return their hash; the node drops those that nobody needs."""
+        state = self.learner.state_sha256()
+        if self._next_round:  # before round 0 they are the initial ones, which are a file already
+            path = state_path(self._folder, state)
+            path.parent.mkdir(exist_ok=True)
+            self.learner.write_state(path)
+        return state
 
 
 def _read(path: Path) -> bytes:

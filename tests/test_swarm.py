@@ -31,7 +31,7 @@ from p2pnet.node.content import Content
 from p2pnet.node.runner import KEY_NAME
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.numerics.reduce import reduce_part
-from p2pnet.swarm import LEARNER_NAME, Swarm, create, forget_not_finite, join
+from p2pnet.swarm import LEARNER_NAME, Swarm, create, join
 from p2pnet.wire.manifest import Link
 
 WAIT_S = 60.0  # a test that needs it has failed
@@ -218,19 +218,6 @@ def test_nan_is_never_sent_and_the_next_round_goes_on_from_theta(tmp_path: Path,
     assert loop.e().abs().sum() == 0
     loop.round(void(1), task(2))  # the optimizer would have spoilt this one, too
     assert loop.bridge.last(br.Submitted).round_id == 1
-
-
-def test_only_the_spoilt_state_of_an_optimizer_is_forgotten() -> None:
-    good, bad = (nn.Parameter(torch.ones(3)) for _ in range(2))
-    optimizer = torch.optim.AdamW([good, bad])
-    for parameter in (good, bad):
-        parameter.grad = torch.ones(3)
-    optimizer.step()
-    optimizer.state[bad]["exp_avg"][0] = math.inf
-    assert forget_not_finite(optimizer) == 1
-    assert good in optimizer.state
-    assert bad not in optimizer.state
-    assert forget_not_finite(torch.optim.SGD([good])) == 0
 
 
 def test_a_loop_that_was_stopped_in_mid_exchange_goes_on(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ place of e when a round is encoded, and the local model is the third copy.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,8 +22,20 @@ from p2pnet.numerics.layout import Layout
 from p2pnet.numerics.outer import apply_result
 from p2pnet.numerics.reduce import LEAF_CHUNKS
 from p2pnet.numerics.state import checksum, state_sha256
-from p2pnet.train.storage import check_tensors, dump_tensors, list_some, parse_tensors, read_tensors, write_tensors
+from p2pnet.train.moments import NOTE, PREFIX, Moments
+from p2pnet.train.storage import (
+    check_tensors,
+    dump_tensors,
+    list_some,
+    parse_tensors,
+    read_raw,
+    read_tensors,
+    write_raw,
+    write_tensors,
+)
 from p2pnet.wire.manifest import ParameterRow
+
+log = logging.getLogger(__name__)
 
 # A local value beyond this counts as infinite. Then no sum can overflow, however long a swarm runs: a delta, scaled by
 # H / steps <= 2^17, is under 2^82, and a with beta = 1 gains at most that in each of 2^32 rounds.
@@ -196,8 +209,7 @@ class Learner:
 
     def state_sha256(self) -> bytes:
         """Return the SHA-256 over theta, and frozen parameters as float32, in the order of their names."""
-        frozen = {name: p.detach().to(torch.float32) for name, p in self._frozen.items()}
-        return state_sha256(self._layout.views(self._theta) | frozen)
+        return state_sha256(self._layout.views(self._theta) | self._frozen_values())
 
     def initial_bytes(self) -> bytes:
         """Return theta as a safetensors file; its SHA-256 is the manifest's `initial`."""
@@ -213,28 +225,34 @@ class Learner:
         self._sent, self._decayed = None, False
         self._restore()
 
-    def save(self, path: Path, notes: Mapping[str, str]) -> None:
-        """Write theta, e and a pending update, in one atomic step.   notes: the caller's, such as round and lineage.
+    def save(self, path: Path, notes: Mapping[str, str], moments: Moments | None = None) -> None:
+        """Write theta, e, a pending update and the optimizers' state, in one atomic step.
 
-        Raises ConfigError when the file cannot be written.
+        notes: the caller's, such as round and lineage. Raises ConfigError when the file cannot be written.
         """
-        tensors = {"theta": self._theta, "e": self._e}
+        kept, described = moments.dump() if moments is not None else ({}, {})
+        tensors = kept | {"theta": self._theta, "e": self._e}
         if self._sent is not None:
             sent = self._sent
             tensors["payload"] = pack(sent.indices.long(), sent.codes.long(), sent.negative, self._format)
-        own = {"format": FORMAT, "table": self._table_sha256(), "decayed": str(int(self._decayed))}
+        own = {"format": FORMAT, "table": self._table_sha256(), "decayed": str(int(self._decayed))} | described
         if clash := own.keys() & notes.keys():
             raise ValueError(f"the notes {sorted(clash)} are the learner's own")
         write_tensors(path, tensors, own | dict(notes))
 
-    def load(self, path: Path) -> dict[str, str]:
-        """Go on from a saved file, return its notes; raises ConfigError, and changes nothing, when it does not fit."""
+    def load(self, path: Path, moments: Moments | None = None) -> dict[str, str]:
+        """Go on from a saved file, return its notes; raises ConfigError, and changes nothing, when it does not fit.
+
+        An optimizer's state that does not fit is no error: a log line says so, and it begins anew.
+        """
         tensors, metadata = read_tensors(path)
         if (found := metadata.pop("format", "none")) != FORMAT:
             raise ConfigError(f"{path}: its format is {found!r}, expected {FORMAT!r}")
         if metadata.pop("table", "") != self._table_sha256():
             raise ConfigError(f"{path}: saved from a model with other parameters")
         payload = tensors.pop("payload", None)
+        kept = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
+        described = {NOTE: metadata.pop(NOTE, "[]")}
         expected = dict.fromkeys(("theta", "e"), (torch.float32, tuple(self._theta.shape)))
         check_tensors(tensors, expected, str(path))
         try:
@@ -247,7 +265,37 @@ class Learner:
         self._e.copy_(tensors["e"])
         self._decayed = metadata.pop("decayed", "0") == "1"
         self._restore()
+        for note in moments.restore(kept, described) if moments is not None else []:
+            log.warning("%s: %s", path, note)
         return metadata
+
+    def write_state(self, path: Path) -> None:
+        """Write theta for who joins late: fp32, little endian, nothing else, in the order of the names; atomic.
+
+        Raises ConfigError when the file cannot be written.
+        """
+        write_raw(path, self._layout.views(self._theta).values())
+
+    @torch.no_grad()
+    def load_state(self, path: Path, expected_sha256: bytes) -> None:
+        """Go on from a file of `write_state` whose hash is certified; e stays, and a pending update is over.
+
+        expected_sha256: `state_sha256` of the peers that wrote it: theta, and the frozen parameters, which must be this
+        model's. Raises ConfigError when the file or the frozen parameters differ; then nothing has changed.
+        """
+        values = read_raw(path, self._layout.params)  # (params,) float32
+        sizes = {name: view.shape for name, view in self._layout.views(self._theta).items()}
+        parts = torch.split(values, [shape.numel() for shape in sizes.values()])
+        tensors = {name: part.view(shape) for (name, shape), part in zip(sizes.items(), parts, strict=True)}
+        found = state_sha256(tensors | self._frozen_values())
+        if found != expected_sha256:
+            raise ConfigError(
+                f"{path}: its hash is {found.hex()}, the certified one {expected_sha256.hex()}; the file is damaged"
+                + (", or the model's frozen parameters are not the swarm's" if self._frozen else "")
+            )
+        self._layout.gather(tensors, self._theta)
+        self._sent, self._decayed = None, False
+        self._restore()
 
     def export(self, path: Path) -> None:
         """Write the model for use elsewhere: theta, frozen parameters and buffers by name, as safetensors."""
@@ -255,6 +303,9 @@ class Learner:
         buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in lasting}
         tensors = {**self._layout.views(self._theta), **self._frozen, **buffers}
         write_tensors(path, {name: tensor.detach().clone() for name, tensor in tensors.items()}, {"format": "pt"})
+
+    def _frozen_values(self) -> dict[str, Tensor]:
+        return {name: p.detach().to(torch.float32) for name, p in self._frozen.items()}
 
     def _restore(self) -> None:
         self._layout.scatter_into(self._theta, self._trained)

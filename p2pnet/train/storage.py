@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
@@ -16,6 +17,9 @@ from torch import Tensor
 from p2pnet.errors import ConfigError
 
 Kind: TypeAlias = tuple[torch.dtype, tuple[int, ...]]  # and shape
+
+# A sound header may name a dtype that torch has not (F4, F8_E8M0): the library then raises whatever comes.
+_MALFORMED = (SafetensorError, LookupError, TypeError, ValueError, RuntimeError)
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -40,8 +44,39 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[s
     try:
         with safe_open(path, framework="pt", device=str(device)) as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-    except (OSError, SafetensorError) as error:
+    except (OSError, *_MALFORMED) as error:
         raise ConfigError(f"{path}: cannot be read as safetensors: {error}") from error
+
+
+def write_raw(path: Path, tensors: Iterable[Tensor]) -> None:
+    """Replace `path` by the values of float32 tensors, little endian, one after the other and nothing else.
+
+    After a crash it holds either the old content or the new. Raises ConfigError when it cannot be written.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            for tensor in tensors:
+                file.write(tensor.detach().contiguous().view(-1).cpu().numpy().astype("<f4", copy=False).data)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+        _sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            part.unlink(missing_ok=True)
+        raise ConfigError(f"{path}: cannot be written: {error}") from error
+
+
+def read_raw(path: Path, values: int) -> Tensor:
+    """Return the values of such a file: (values,) float32. Raises ConfigError when it has another size or none."""
+    try:
+        size = path.stat().st_size
+        if size != 4 * values:
+            raise ConfigError(f"{path}: has {size:,} bytes, {4 * values:,} are expected")
+        return torch.from_numpy(np.fromfile(path, "<f4", values).astype("=f4", copy=False))
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from error
 
 
 def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:
@@ -53,8 +88,8 @@ def parse_tensors(data: bytes, what: str) -> dict[str, Tensor]:
     """Return the tensors of a safetensors file; raises ConfigError that starts with `what` when it is none."""
     try:
         return load(data)
-    except SafetensorError as error:
-        raise ConfigError(f"{what}: not a safetensors file: {error}") from error
+    except _MALFORMED as error:
+        raise ConfigError(f"{what}: not a safetensors file of tensors that torch has: {error}") from error
 
 
 def check_tensors(found: Mapping[str, Tensor], expected: Mapping[str, Kind], what: str) -> None:

@@ -12,6 +12,7 @@ from p2pnet.numerics.codec import ChunkFormat, decode, dequantise, encode
 from p2pnet.numerics.levels import LEVEL_BIAS_DEFAULT
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.train.learner import Learner
+from p2pnet.train.moments import Moments
 from p2pnet.train.storage import dump_tensors, parse_tensors, read_tensors
 from p2pnet.wire.manifest import ParameterRow
 
@@ -345,6 +346,71 @@ def test_a_restarted_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path, 
         train(each_net, seed=2)
     assert restarted.encode(1, 1) == learner.encode(1, 1)
     assert restarted.state_sha256() == learner.state_sha256()
+
+
+def test_the_optimizer_is_saved_and_restored_with_the_rest(tmp_path: Path) -> None:
+    net, again = make_net(), make_net(9)
+    optimizers = [torch.optim.AdamW(each.parameters()) for each in (net, again)]
+    net.layer(torch.ones(64)).sum().backward()
+    optimizers[0].step()
+    make_learner(net).save(tmp_path / "state", {"round": "1"}, Moments(optimizers[0]))
+    assert make_learner(again).load(tmp_path / "state", Moments(optimizers[1])) == {"round": "1"}
+    for name in ("exp_avg", "exp_avg_sq", "step"):
+        assert torch.equal(optimizers[0].state[net.layer.weight][name], optimizers[1].state[again.layer.weight][name])
+    assert make_learner(again).load(tmp_path / "state") == {"round": "1"}  # who has none leaves it
+
+
+def test_an_optimizer_state_that_does_not_fit_stops_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    net = make_net()
+    make_learner(net).save(tmp_path / "state", {}, Moments(torch.optim.SGD(net.parameters())))
+    make_learner(net).load(tmp_path / "state", Moments(torch.optim.AdamW(net.parameters())))
+    assert "SGD" not in caplog.text
+    assert "AdamW: saved with another optimizer" in caplog.text
+
+
+def test_who_joins_late_starts_from_a_state_whose_hash_is_certified(tmp_path: Path) -> None:
+    def make(seed: int) -> Net:
+        net = make_net(seed)
+        net.layer.bias.requires_grad_(False)
+        with torch.no_grad():
+            net.layer.bias.fill_(0.5)
+        return net
+
+    source, target = make_learner(make(1)), make_learner(net := make(2))
+    certified = source.state_sha256()
+    source.write_state(tmp_path / "state")
+    assert (tmp_path / "state").stat().st_size == 4 * source.params
+    train(net, seed=1)
+    update = target.encode(1, 1)
+    e = target._e.clone()
+    target.load_state(tmp_path / "state", certified)
+    assert target.state_sha256() == certified
+    assert same(values(net), values(make(1)))
+    assert not target.pending
+    assert torch.equal(target._e, e)  # what a peer still has to say outlasts a long absence
+    assert update.payload
+
+
+def test_a_state_with_another_hash_or_size_changes_nothing(tmp_path: Path) -> None:
+    source, target = make_learner(make_net(1)), make_learner(make_net(2))
+    source.write_state(path := tmp_path / "state")
+    before, data = target.state_sha256(), path.read_bytes()
+    for change, expected, match in (
+        (b"", bytes(32), "its hash is .*the certified one 0000.*the file is damaged$"),
+        (b"\0", source.state_sha256(), "bytes, .* are expected"),
+    ):
+        path.write_bytes(data + change)
+        with pytest.raises(ConfigError, match=match):
+            target.load_state(path, expected)
+        assert target.state_sha256() == before
+    with pytest.raises(ConfigError, match="cannot be read"):
+        target.load_state(tmp_path / "absent", bytes(32))
+    frozen = make_net(3)
+    frozen.layer.bias.requires_grad_(False)
+    frozen_learner = make_learner(frozen)
+    frozen_learner.write_state(path)
+    with pytest.raises(ConfigError, match="or the model's frozen parameters are not the swarm's"):
+        frozen_learner.load_state(path, bytes(32))
 
 
 def test_a_file_of_another_model_or_kind_is_refused_and_changes_nothing(tmp_path: Path) -> None:

@@ -1,0 +1,40 @@
+"""Read and write parameters that lie in shards on several processes (DTensor, as FSDP2 makes them), or whole in one.
+
+Importing torch's DTensor takes as long as importing half of torch: it is not done here, for where nobody has done it
+there is none.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TypeGuard
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch.distributed.tensor import DTensor
+
+
+def is_sharded(tensor: Tensor) -> TypeGuard[DTensor]:
+    """Tell whether a tensor is a DTensor."""
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
+
+
+def local_part(tensor: Tensor) -> Tensor:
+    """Return this process's shard, or the tensor itself; it may hold no value. Shares memory with `tensor`."""
+    return tensor.to_local() if is_sharded(tensor) else tensor
+
+
+def read_whole(tensor: Tensor) -> Tensor:
+    """Return all of a tensor, detached. Collective over the tensor's mesh when it is sharded."""
+    with torch.no_grad():
+        return tensor.full_tensor() if is_sharded(tensor) else tensor.detach()
+
+
+def shard_like(local: Tensor, parameter: DTensor) -> DTensor:
+    """Return a DTensor out of each process's shard, sharded as `parameter` is."""
+    return type(parameter).from_local(
+        local, parameter.device_mesh, parameter.placements, shape=parameter.shape, stride=parameter.stride()
+    )
