@@ -11,8 +11,8 @@ from p2pnet.identity import PeerId, parse_peer_id
 from p2pnet.schema import Length, Parsed, Range, Step, load, load_file
 
 __all__ = [
-    "AdamW", "BootstrapConfig", "BytesLmTask", "Codec", "CustomTask", "NodeConfig", "Outer", "Policy", "Swarm",
-    "SwarmConfig", "Training", "load", "load_file",
+    "AdamW", "BootstrapConfig", "BytesLmTask", "Codec", "CustomTask", "Muon", "NodeConfig", "Outer", "Policy",
+    "Swarm", "SwarmConfig", "Training", "load", "load_file",
 ]  # fmt: skip
 
 
@@ -73,6 +73,24 @@ class AdamW:
     beta2: Annotated[float, Range(0.0, 0.999999)] = 0.95  # arXiv:2508.15706
     weight_decay: Annotated[float, Range(0.0, 10.0)] = 0.1  # arXiv:2508.15706
     warmup_steps: Annotated[int, Range(0, 10_000_000)] = 20  # of the swarm, not of the peer; guess
+    decay_start: Annotated[int, Range(0, 1_000_000_000)] = 0  # step of the swarm from which the rate falls
+    decay_steps: Annotated[int, Range(0, 1_000_000_000)] = 0  # for so many; 0: never, for a swarm without a known end
+    decay_floor: Annotated[float, Range(0.0, 1.0)] = 0.1  # share of the rate that is left then
+
+
+@dataclass(frozen=True, slots=True)
+class Muon:
+    """The inner optimizer: [training.inner] kind = "muon"; hidden matrices only, the rest of the model gets AdamW."""
+
+    kind: Literal["muon"] = "muon"
+    lr: Annotated[float, Range(0.0, 10.0)] = 0.02  # of the hidden matrices
+    momentum: Annotated[float, Range(0.0, 0.9999)] = 0.95
+    weight_decay: Annotated[float, Range(0.0, 10.0)] = 0.0  # of the hidden matrices
+    adamw_lr: Annotated[float, Range(0.0, 10.0)] = 0.003  # of embeddings, gains and biases
+    warmup_steps: Annotated[int, Range(0, 10_000_000)] = 20  # of the swarm, not of the peer; guess
+    decay_start: Annotated[int, Range(0, 1_000_000_000)] = 0  # step of the swarm from which the rates fall
+    decay_steps: Annotated[int, Range(0, 1_000_000_000)] = 0  # for so many; 0: never, for a swarm without a known end
+    decay_floor: Annotated[float, Range(0.0, 1.0)] = 0.1  # share of the rates that is left then
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +99,7 @@ class Training:
 
     h_steps: Annotated[int, Range(1, 100_000)] = 12  # H; a round of seconds at 0.8 M parameters; 30 in arXiv:2508.15706
     window_s: Annotated[float, Range(0.1, 86_400.0), Step(3)] = 600.0  # a round trains no longer; guess
-    inner: AdamW = field(default_factory=AdamW)
+    inner: AdamW | Muon = field(default_factory=AdamW)
 
 
 @dataclass(frozen=True, slots=True)

@@ -151,7 +151,7 @@ class Member:
         from p2pnet.swarm import Swarm
 
         try:
-            swarm = Swarm(opening, work.task.model, work.optimizer.torch)
+            swarm = Swarm(opening, work.task.model, work.optimizer.optimizers)
         except P2pnetError:
             if self._stop.signal:
                 return False  # nothing was trained yet

@@ -39,6 +39,7 @@ h_steps = 10
 window_s = 1.5
 
 [training.inner]
+kind = "adamw"
 lr = 1.2e-4
 
 [codec]
@@ -86,6 +87,7 @@ def test_a_result_has_twice_the_values_of_a_payload_unless_told_otherwise(k: int
         (f'["{peer_id_text(ALICE)}"]', f'["{peer_id_text(ALICE)}", "{peer_id_text(ALICE)}"]', "named twice"),
         (f'["{peer_id_text(ALICE)}"]', '["12D3KooWnobody"]', r"founders\[0\]: found .*allowed is a peer id"),
         ('kind = "bytes-lm"', "", r"\[task\] kind: missing"),
+        ('kind = "adamw"', "", r'\[training.inner\] kind: missing; allowed is one of "adamw", "muon"'),
         ("lr = 1.2e-4", "lr = nan", r"\[training.inner\] lr: found nan"),
     ],
 )

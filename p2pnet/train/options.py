@@ -6,17 +6,19 @@ import dataclasses
 from collections.abc import Iterable
 from typing import Any, Final, TypeVar
 
-from p2pnet.config import AdamW, BytesLmTask
+from p2pnet.config import AdamW, BytesLmTask, Muon
 from p2pnet.errors import ConfigError
 from p2pnet.schema import load
 from p2pnet.wire.manifest import Option
 
-S = TypeVar("S", BytesLmTask, AdamW)
+S = TypeVar("S", BytesLmTask, AdamW, Muon)
+
+INNER: Final[dict[str, type[AdamW] | type[Muon]]] = {"adamw": AdamW, "muon": Muon}
 
 LOCAL: Final = frozenset({"kind", "text"})  # the manifest has a field for the one; the other is each peer's own
 
 
-def write_options(settings: BytesLmTask | AdamW) -> tuple[Option, ...]:
+def write_options(settings: BytesLmTask | AdamW | Muon) -> tuple[Option, ...]:
     """Return the settings for a manifest, by name. What a default is today must not matter to who joins tomorrow."""
     names = sorted(field.name for field in dataclasses.fields(settings) if field.name not in LOCAL)
     return tuple(Option(name, repr(getattr(settings, name))) for name in names)
@@ -31,11 +33,11 @@ def read_task(kind: str, options: Iterable[Option]) -> BytesLmTask:
     return _read(BytesLmTask, kind, options, "task")
 
 
-def read_inner(kind: str, options: Iterable[Option]) -> AdamW:
+def read_inner(kind: str, options: Iterable[Option]) -> AdamW | Muon:
     """Read a manifest's `inner` and `inner_options`. Raises ConfigError as `read_task` does."""
-    if kind != "adamw":
-        raise ConfigError(f"inner optimizer: the swarm uses {kind!r}, built in is 'adamw'")
-    return _read(AdamW, kind, options, "inner optimizer")
+    if kind not in INNER:
+        raise ConfigError(f"inner optimizer: the swarm uses {kind!r}, built in are 'adamw' and 'muon'")
+    return _read(INNER[kind], kind, options, "inner optimizer")
 
 
 def _read(cls: type[S], kind: str, options: Iterable[Option], what: str) -> S:

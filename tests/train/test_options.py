@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.config import AdamW, BytesLmTask
+from p2pnet.config import AdamW, BytesLmTask, Muon
 from p2pnet.errors import ConfigError
 from p2pnet.train.options import read_inner, read_task, write_options
 from p2pnet.wire.manifest import Option
@@ -21,6 +21,8 @@ def options(values: dict[str, str]) -> list[Option]:
 def test_settings_survive_the_way_through_a_manifest() -> None:
     inner = AdamW(lr=1e-3 / 3, warmup_steps=7, weight_decay=0.0)
     assert read_inner("adamw", write_options(inner)) == inner
+    muon = Muon(lr=0.03, momentum=0.9, decay_start=1440, decay_steps=960)
+    assert read_inner("muon", write_options(muon)) == muon
     task = BytesLmTask("bytes-lm", width=64, batch_size=3)
     assert read_task("bytes-lm", write_options(task)) == task
 
@@ -55,8 +57,13 @@ def test_a_wrong_option_is_refused_by_name(change: dict[str, str], message: str)
 def test_an_unknown_task_or_optimizer_is_refused_with_what_is_known() -> None:
     with pytest.raises(ConfigError, match="trains 'vision', built in is 'bytes-lm'"):
         read_task("vision", [])
-    with pytest.raises(ConfigError, match="uses 'muon', built in is 'adamw'"):
-        read_inner("muon", [])
+    with pytest.raises(ConfigError, match="uses 'lion', built in are 'adamw' and 'muon'"):
+        read_inner("lion", [])
+
+
+def test_the_options_of_one_optimizer_do_not_fit_the_other() -> None:
+    with pytest.raises(ConfigError, match="manifest, inner optimizer: without momentum, adamw_lr"):
+        read_inner("muon", write_options(AdamW()))
 
 
 def test_options_and_assignment_need_no_torch() -> None:
