@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal
 
+from p2pnet.hours import Hours
 from p2pnet.identity import PeerId, parse_peer_id
 from p2pnet.schema import Length, Parsed, Range, Step, load, load_file
 
@@ -34,6 +36,40 @@ def _check_multiaddr(text: str) -> str:
 Multiaddr = Annotated[str, Parsed(_check_multiaddr, "an address such as /ip4/0.0.0.0/tcp/4001")]
 PeerText = Annotated[PeerId, Parsed(parse_peer_id, "a peer id such as 12D3KooW...")]
 Port = Annotated[int, Range(0, 65535)]
+
+_AMOUNT: Final = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?)", re.IGNORECASE)
+RATE_BPS_MIN: Final = 256_000  # below it even the votes of a round would wait; guess
+RATE_BPS_MAX: Final = 10**12
+DISK_BYTES_MIN: Final = 10**7
+
+
+def _parse_amount(text: str) -> int:
+    """Read "5M", "800k", "1.5G", "5000000": powers of 1000."""
+    found = _AMOUNT.fullmatch(text.strip())
+    if found is None:
+        raise ValueError("not a number with k, M, G or T")
+    return round(float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " "))
+
+
+def parse_rate(text: str) -> int:
+    """Read bits per second, "5M" or "800k"; 0 is no limit. `ValueError` for anything else."""
+    rate = _parse_amount(text.strip().removesuffix("bit/s"))
+    if rate and not RATE_BPS_MIN <= rate <= RATE_BPS_MAX:
+        raise ValueError("too slow or too fast")
+    return rate
+
+
+def parse_disk(text: str) -> int:
+    """Read bytes, "20G" or "500M"; 0 is no limit. `ValueError` for anything else."""
+    size = _parse_amount(text.strip().removesuffix("B"))
+    if size and size < DISK_BYTES_MIN:
+        raise ValueError("too small")
+    return size
+
+
+Rate = Annotated[int, Parsed(parse_rate, "bits per second such as 5M or 800k, from 256k, or 0 for no limit")]
+Disk = Annotated[int, Parsed(parse_disk, "bytes such as 20G or 500M, from 10M, or 0 for no limit")]
+DailyHours = Annotated[Hours, Parsed(Hours.parse, "hours of the day such as 22-07 or 21:30-06:15")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,14 +201,23 @@ class SwarmConfig:
     policy: Policy = field(default_factory=Policy)
 
 
+ANY_PORT: Final = "/ip4/0.0.0.0/tcp/0"
+
+
 @dataclass(frozen=True, slots=True)
 class NodeConfig:
     """node.toml: what a volunteer may set; every key has a default."""
 
     state_dir: Path = Path("~/.local/share/p2pnet")  # key, ledger, optimizer state
-    listen: Annotated[tuple[Multiaddr, ...], Length(1, 16)] = ("/ip4/0.0.0.0/tcp/0",)
+    port: Port = 0  # listen on this TCP port, IPv4 and IPv6; 0: any port, as `listen` says
+    listen: Annotated[tuple[Multiaddr, ...], Length(1, 16)] = (ANY_PORT,)  # whole addresses, in place of `port`
     bootstrap: Annotated[tuple[Multiaddr, ...], Length(0, 64)] = ()  # beside those in the link
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Range(0, 1024)] = 0  # torch's while it trains; 0: its own choice. One more reduces
+    max_up_bps: Rate = 0  # "5M", bits per second on the wire, over everything that is sent; 0: no limit
+    max_down_bps: Rate = 0  # the same for what is received
+    disk_bytes: Disk = 0  # "20G" for each swarm's folder; 0: no limit. A swarm that needs more is refused
+    hours: DailyHours | None = None  # "22-07", local time: outside them saved, silent, and back by itself
     metrics_host: Annotated[str, Length(1, 255)] = "127.0.0.1"  # metrics tell a stranger too much
     metrics_port: Port = 0  # 0: no metrics
     exit_when_unreachable: bool = False  # else it keeps trying, with backoff
@@ -180,8 +225,10 @@ class NodeConfig:
     daemon: Path | None = None  # p2pd; None: the installed one
 
     def __post_init__(self) -> None:
-        """Resolve the home directory."""
+        """Resolve the home directory; check what no field can say alone."""
         object.__setattr__(self, "state_dir", self.state_dir.expanduser())
+        if self.port and self.listen != (ANY_PORT,):
+            raise ValueError(f"port: {self.port} says where to listen, and so does listen; give one of the two")
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,7 +68,9 @@ def load_file(cls: type[T], path: Path) -> T:
         raise ConfigError(f"{path}: cannot read it: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not UTF-8 text (byte {error.start})") from error
-    except tomllib.TOMLDecodeError as error:
+    except RecursionError as error:
+        raise ConfigError(f"{path}: not TOML for settings: nested too deeply") from error
+    except ValueError as error:  # and a number of thousands of digits is one that tomllib lets through
         raise ConfigError(f"{path}: not TOML: {error}") from error
     return load(cls, mapping, str(path), Path(path).parent)
 
@@ -125,10 +127,10 @@ class _Loader:
         """Return the value, or None after noting what is wrong with it."""
         inner, metadata = _strip(hint)
         options = [one for one in get_args(inner) if one is not types.NoneType] if _is_union(inner) else [inner]
-        if dataclasses.is_dataclass(options[0]):
-            return self._tagged(options, found, path)
         if len(options) == 1 and options[0] is not inner:
             return self._value(options[0], found, path)
+        if dataclasses.is_dataclass(options[0]) and not any(isinstance(rule, Parsed) for rule in metadata):
+            return self._tagged(options, found, path)
         try:
             if get_origin(inner) is tuple:
                 return self._list(inner, metadata, found, path)
@@ -185,7 +187,10 @@ def _scalar(hint: Any, metadata: tuple[object, ...], found: object, directory: P
         return found
     value = float(found) if hint is float and type(found) is int and abs(found) <= 2**53 else found
     if hint is Path and isinstance(value, str) and value and "\0" not in value:
-        path = Path(value).expanduser()
+        try:
+            path = Path(value).expanduser()
+        except RuntimeError:  # the home directory of nobody
+            raise _InvalidError from None
         return directory / path if directory is not None else path
     if type(value) is not hint:  # exact: in Python True is an int
         raise _InvalidError
@@ -205,10 +210,10 @@ def _scalar(hint: Any, metadata: tuple[object, ...], found: object, directory: P
 
 
 def _parse(rule: Parsed, found: object) -> object:
-    if not isinstance(found, str):
+    if not isinstance(found, str) and type(found) is not int:  # 5_000_000 is as good as "5M"
         raise _InvalidError
     try:
-        return rule.parse(found)
+        return rule.parse(str(found))
     except ValueError:
         raise _InvalidError from None
 

@@ -151,3 +151,34 @@ def test_limits_are_no_wider_than_the_manifests_where_the_names_are_the_same() -
     for name in ("grace", "stall", "window"):
         low, high = ours[f"{name}_s"]
         assert theirs[f"{name}_ms"][0] <= low * 1000 <= high * 1000 <= theirs[f"{name}_ms"][1], name
+
+
+@pytest.mark.parametrize(
+    ("found", "bps"), [("5M", 5_000_000), ("800k", 800_000), ("1.5 G", 1_500_000_000), ("0", 0), (256_000, 256_000)]
+)
+def test_a_rate_is_bits_per_second_in_powers_of_1000(found: object, bps: int) -> None:
+    assert load(NodeConfig, {"max_up_bps": found, "max_down_bps": found}, "node.toml").max_up_bps == bps
+
+
+@pytest.mark.parametrize("found", ["5MB", "255k", "-5M", "fast", "", 1000, 5.0, True, "2000T"])
+def test_a_rate_that_is_none_or_too_slow_for_votes_is_refused(found: object) -> None:
+    with pytest.raises(ConfigError, match="max_up_bps: found .* bits per second such as 5M"):
+        load(NodeConfig, {"max_up_bps": found}, "node.toml")
+
+
+def test_a_disk_size_is_bytes() -> None:
+    assert load(NodeConfig, {"disk_bytes": "20G"}, "node.toml").disk_bytes == 20_000_000_000
+    assert load(NodeConfig, {"disk_bytes": "500MB"}, "node.toml").disk_bytes == 500_000_000
+    with pytest.raises(ConfigError, match="bytes such as 20G"):
+        load(NodeConfig, {"disk_bytes": "9M"}, "node.toml")
+
+
+def test_hours_are_local_time() -> None:
+    assert str(load(NodeConfig, {"hours": "22-07"}, "node.toml").hours) == "22:00-07:00"
+    with pytest.raises(ConfigError, match="hours: found 'night'.*such as 22-07"):
+        load(NodeConfig, {"hours": "night"}, "node.toml")
+
+
+def test_a_port_and_whole_addresses_are_not_given_both() -> None:
+    with pytest.raises(ConfigError, match="port: 4001 .* so does listen"):
+        load(NodeConfig, {"port": 4001, "listen": ["/ip4/127.0.0.1/tcp/0"]}, "node.toml")

@@ -32,6 +32,7 @@ from p2pnet.net.host import (
 )
 from p2pnet.net.process import NODE_SOCKET, Daemon, pin_ports, run_daemon, runtime_folder
 from p2pnet.net.reception import Reception
+from p2pnet.net.shaping import Shaper
 from p2pnet.net.sockets import UnixSocket
 
 STREAM_INFO_BYTES_MAX: Final = 4096
@@ -53,11 +54,13 @@ async def open_libp2p_host(
     *,
     daemon_path: Path | None = None,
     limits: Limits | None = None,
+    shaper: Shaper | None = None,
     on_misbehaviour: Misbehaviour = lambda _peer, _rule: None,
     on_restart: Callable[[], None] = lambda: None,
 ) -> AsyncIterator[Libp2pHost]:
     """Open a host under the identity in `key_file`; daemon, streams and handlers end with the block.
 
+    shaper: the caps on what its streams carry; none when it is left out.
     on_misbehaviour: told (peer, rule) for what a peer did on an inbound stream.   on_restart: told when the daemon has
     died and runs again: handlers are back, connections and streams are gone, and provider records must be renewed.
     Raises `ConfigError`: no daemon, a wrong key file, a listen address that cannot be had.
@@ -66,7 +69,7 @@ async def open_libp2p_host(
     reception = Reception(limits or Limits(), on_misbehaviour)
     with runtime_folder() as folder, UnixSocket.listen(folder / NODE_SOCKET) as listener, bare_errors():
         async with trio.open_nursery() as nursery:
-            host = Libp2pHost(identity.peer, options, folder, reception, on_restart)
+            host = Libp2pHost(identity.peer, options, folder, reception, on_restart, shaper or Shaper())
             nursery.start_soon(host.accept_streams, listener)
             await nursery.start(host.keep_daemon, binary, key_file, nursery)
             yield host
@@ -83,6 +86,7 @@ class Libp2pHost:
         folder: Path,
         reception: Reception,
         on_restart: Callable[[], None],
+        shaper: Shaper,
     ) -> None:
         """folder: with the daemon's control socket, and ours, to which it brings inbound streams."""
         self.peer: Final = peer
@@ -90,6 +94,7 @@ class Libp2pHost:
         self.reception: Final = reception
         self.restarts = 0
         self._options, self._folder, self._on_restart = options, folder, on_restart
+        self._shaper: Final = shaper
         self._control: Final = Control(folder / "c")
         self._daemon: Daemon | None = None
         self._registrations: dict[str, UnixSocket] = {}  # protocol: the connection that keeps it registered
@@ -122,7 +127,7 @@ class Libp2pHost:
         check_protocol(protocol)
         with self._attempt(timeout_s, f"opening {protocol} to {peer_id_text(peer)}"):
             sock = await self._control.open_stream(peer, protocol, timeout_s)
-        return FramedStream(sock, peer, protocol, self.traffic)
+        return FramedStream(self._shaper.shape(sock), peer, protocol, self.traffic)
 
     async def handle(self, protocol: str, handler: Handler, concurrency_per_peer: int = 8) -> None:
         """See `Host`. While the daemon is away the handler waits for it."""
@@ -230,8 +235,8 @@ class Libp2pHost:
             finally:
                 self._greetings -= 1
             if self.reception.admits(peer, info.protocol):
-                first_frame_s = self.reception.limits.first_frame_s
-                await self.reception.serve(FramedStream(sock, peer, info.protocol, self.traffic, first_frame_s))
+                first_frame_s, shaped = self.reception.limits.first_frame_s, self._shaper.shape(sock)
+                await self.reception.serve(FramedStream(shaped, peer, info.protocol, self.traffic, first_frame_s))
 
     async def _begin(self, daemon: Daemon) -> None:
         if daemon.me.peer != self.peer:
