@@ -1,4 +1,7 @@
-"""Follow decided rounds from their bytes alone, as somebody who was not there. Pure. Contract: protocols/history-1.md."""
+"""Follow decided rounds from their bytes alone, as somebody who was not there. Pure.
+
+Contract: protocols/history-1.md.
+"""
 
 from __future__ import annotations
 

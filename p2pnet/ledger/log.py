@@ -2,7 +2,8 @@
 
 Every decided round is a leaf of the swarm's RFC 6962 log: msgpack [round, outcome, commits], the same bytes on every
 peer. The certificate stands beside it and not in it: any quorum's signatures prove a round, and two peers may hold
-different ones. Entries are never deleted. Bytes of results are, beyond the latest `keep_results` rounds.
+different ones. Entries are never deleted. Bytes of results are, beyond the latest `keep_results` rounds and those that
+`keep_from` asks for; an entry may also come without its result, from somebody who was there.
 
 Calls block for as long as the disk takes (an fsync each; `batch` shares one) and may come from any thread.
 """
@@ -28,6 +29,7 @@ from p2pnet.wire.round import next_lineage, outcome_digest
 FILE_NAME: Final = "ledger.db"
 SCHEMA_VERSION: Final = 1
 APPLICATION_ID: Final = 0x7032706C  # "p2pl", in the file's header: tells our files from others
+WAL_BYTES_MAX: Final = 4 << 20  # of the write-ahead log between two checkpoints, when one large result is over
 SLOT_ROUNDS: Final = 64  # slots of rounds decided longer ago are forgotten, and refused
 
 _SCHEMA: Final = """
@@ -96,6 +98,7 @@ class Ledger:
         if keep_results < 1:
             raise ValueError(f"keep_results is {keep_results}, at least 1 is needed")
         self.path, self.swarm, self.genesis, self.keep_results = Path(path), swarm, genesis, keep_results
+        self.keep_from: int | None = None  # results from this round on stay, whatever keep_results says
         self.created = False  # True: nothing is known of what this key may have signed before
         self._lock = threading.RLock()
         try:
@@ -197,6 +200,25 @@ class Ledger:
         row = self._row("SELECT data FROM parts WHERE round = ? AND root = ?", round, root)
         return None if row is None else row[0]
 
+    def fill(self, round: int, parts: Mapping[bytes, bytes]) -> None:
+        """Write the bytes of parts of a decided round, by root, that came later than its entry."""
+        with self.batch():
+            entry = self.entry(round)
+            if entry is None or not parts.keys() <= set(entry.roots):
+                raise ValueError(f"round {round} has no such parts")
+            self._put_parts(round, parts)
+
+    def roots_held(self, round: int) -> set[bytes]:
+        """Return the roots of those parts of a round whose bytes are here."""
+        return {root for (root,) in self._rows("SELECT root FROM parts WHERE round = ?", round)}
+
+    def drop_results(self, before: int) -> None:
+        """Forget the bytes of results of rounds before this one, and give their room back to the disk."""
+        with self.batch():
+            self._db.execute("DELETE FROM parts WHERE round < ? AND round < ?", (before, self._size()))
+        self._rows("PRAGMA incremental_vacuum")
+        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+
     def append(self, entry: Entry, parts: Mapping[bytes, bytes] | None = None) -> None:
         """Write a decided round, with the bytes of those of its parts (by root) that are not held already.
 
@@ -258,6 +280,8 @@ class Ledger:
     def _prepare(self) -> None:
         """Set the file up or check it; one transaction, so that a file is whole or empty."""
         self._rows("PRAGMA busy_timeout = 5000")  # a reader such as `p2pnet log`
+        self._rows("PRAGMA auto_vacuum = INCREMENTAL")  # a new file's only: forgotten results can give their room back
+        self._rows(f"PRAGMA journal_size_limit = {WAL_BYTES_MAX}")
         self._rows("PRAGMA journal_mode = WAL")
         self._rows("PRAGMA synchronous = FULL")  # WAL's default may lose the last transactions to a power cut
         with self.batch():
@@ -290,7 +314,10 @@ class Ledger:
         self._db.execute("DELETE FROM held WHERE round <= ?", (entry.round,))
         marks = ", ".join("?" * len(entry.roots))
         self._db.execute(f"DELETE FROM parts WHERE round = ? AND root NOT IN ({marks})", (entry.round, *entry.roots))
-        self._db.execute("DELETE FROM parts WHERE round <= ?", (entry.round - self.keep_results,))
+        oldest = entry.round - self.keep_results + 1
+        if self.keep_from is not None:
+            oldest = min(oldest, self.keep_from)
+        self._db.execute("DELETE FROM parts WHERE round < ?", (oldest,))
         self._db.execute("DELETE FROM slots WHERE round <= ?", (entry.round - SLOT_ROUNDS,))
 
     def _put_parts(self, round: int, parts: Mapping[bytes, bytes]) -> None:

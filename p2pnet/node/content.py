@@ -1,8 +1,7 @@
-"""Serve and fetch what a swarm is made of, by hash: manifest, initial parameters. Contract: protocols/swarm-1.md."""
+"""Serve what a swarm is made of, by hash; fetch its manifest and initial parameters. Contract: protocols/swarm-1.md."""
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,16 +12,15 @@ import trio
 from p2pnet.errors import ConfigError, NetworkError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text, verify
 from p2pnet.net.host import Host, Stream
+from p2pnet.node.download import PIECE_BYTES_MAX, PIECE_TIMEOUT_S, PROTOCOL, Download, file_sha256
+from p2pnet.node.snapshots import Snapshots
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.manifest import MANIFEST_BYTES_MAX, Get, Manifest, open_manifest
 from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
 
-PROTOCOL = "/p2pnet/swarm/1"
 REQUEST_BYTES_MAX = 256
-PIECE_BYTES_MAX = 4 << 20
-PIECE_TIMEOUT_S = 20.0
 RETRY_S = 1.0
 MANIFEST_NAME, INITIAL_NAME = "manifest.bin", "initial.safetensors"
 
@@ -33,10 +31,7 @@ class Content:
     def __init__(self, folder: Path, swarm: bytes) -> None:
         self.folder, self.swarm = folder, swarm
         self.manifest: Signed[Manifest] | None = None
-        self._givers: set[PeerId] = set()  # of what is there of the initial parameters
-        self._resumed = False  # some of it was there before this process
-        self._doubted: set[PeerId] = set()  # gave a part, perhaps the wrong one: such are asked for the whole alone
-        self._liars: set[PeerId] = set()  # gave the whole, and it was wrong
+        self.snapshots: Snapshots | None = None  # once the ledger is open: states that others may have
 
     @property
     def manifest_path(self) -> Path:
@@ -85,6 +80,8 @@ class Content:
             data = self.manifest.raw[request.offset : request.offset + length]
         elif self.manifest is not None and request.digest == self.manifest.message.initial:
             data = await trio.to_thread.run_sync(_read_piece, self.initial_path, request.offset, length)
+        elif self.snapshots is not None and (state := self.snapshots.find(request.digest)) is not None:
+            data = await trio.to_thread.run_sync(_read_piece, state, request.offset, length)
         with trio.fail_after(PIECE_TIMEOUT_S):  # who asks and does not read keeps neither the stream nor the bytes
             await stream.send_frame(data)
 
@@ -102,9 +99,11 @@ class Content:
             else:
                 await trio.sleep(RETRY_S)
         progress(f"manifest of {self.manifest.message.name!r} fetched and verified")
+        initial, size = self.manifest.message.initial, self.manifest.message.initial_bytes
+        download = Download(self.swarm, initial, size, self.initial_path, "initial parameters", progress)
         while not await trio.to_thread.run_sync(self.has_initial):
             for peer in await sources():
-                if peer not in self._liars and await self._fetch_initial(host, peer, progress):
+                if await download.fetch(host, peer):
                     break
             else:
                 await trio.sleep(RETRY_S)
@@ -130,42 +129,6 @@ class Content:
                 break
         return bytes(data)
 
-    async def _fetch_initial(self, host: Host, peer: PeerId, progress: Callable[[str], None]) -> bool:
-        """Fetch the initial parameters into a file beside their place; what is there of it is kept over a failure."""
-        assert self.manifest is not None
-        manifest, partial = self.manifest.message, self.initial_path.with_suffix(".partial")
-        try:
-            if self._doubted and self._givers != {peer}:
-                partial.unlink(missing_ok=True)
-            size = partial.stat().st_size if partial.exists() else 0
-            self._resumed = size > 0 and (self._resumed or not self._givers)
-            self._givers = {*self._givers, peer} if size else {peer}
-            with partial.open("ab") as file:
-                while size < manifest.initial_bytes:
-                    piece_bytes = min(PIECE_BYTES_MAX, manifest.initial_bytes - size)
-                    request = Get(self.swarm, manifest.initial, size, piece_bytes)
-                    piece = await host.request(peer, PROTOCOL, encode(request), PIECE_TIMEOUT_S, piece_bytes)
-                    if len(piece) != piece_bytes:
-                        return False
-                    file.write(piece)
-                    size += len(piece)
-                    progress(f"initial parameters: {size} of {manifest.initial_bytes} bytes")
-            found = await trio.to_thread.run_sync(file_sha256, partial)
-            if size != manifest.initial_bytes or found != manifest.initial:
-                log.warning("initial parameters from %s have another hash", ", ".join(map(peer_id_text, self._givers)))
-                self._doubted |= self._givers
-                if len(self._givers) == 1 and not self._resumed:
-                    self._liars |= self._givers
-                partial.unlink()
-                return False
-            partial.replace(self.initial_path)
-        except (NetworkError, PeerError) as error:
-            log.info("initial parameters from %s: %s", peer_id_text(peer), error)
-            return False
-        except OSError as error:
-            raise ConfigError(f"{partial}: cannot write it: {error.strerror}") from error
-        return True
-
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Write a file so that it is there whole or not at all."""
@@ -179,15 +142,6 @@ def write_atomically(path: Path, data: bytes) -> None:
         temporary.replace(path)
     except OSError as error:
         raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
-
-
-def file_sha256(path: Path) -> bytes:
-    """SHA-256 of a file, 32 bytes."""
-    try:
-        with open(path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
 
 
 def _read_piece(path: Path, offset: int, length: int) -> bytes:

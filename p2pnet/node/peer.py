@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import random
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,36 +12,34 @@ import trio
 
 from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
-from p2pnet.core.parts import CHUNKS_PER_LEAF, assign_parts
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
 from p2pnet.errors import P2pnetError
-from p2pnet.identity import Identity, PeerId, verify
-from p2pnet.ledger.log import Entry, Held, Ledger
+from p2pnet.identity import Identity, verify
+from p2pnet.ledger.log import Held, Ledger
 from p2pnet.net.host import Host
 from p2pnet.node import bridge as br
 from p2pnet.node.bulk import SLOW_BYTES_PER_S, Bulk
 from p2pnet.node.diary import Diary
+from p2pnet.node.history import decision_of, entry_of, open_commits, replay
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
+from p2pnet.node.snapshots import Snapshots
 from p2pnet.numerics.codec import ChunkFormat
-from p2pnet.wire.codec import decode, encode
+from p2pnet.wire.codec import encode
 from p2pnet.wire.manifest import Manifest
 from p2pnet.wire.round import (
     Commit,
     Decision,
-    Outcome,
     Proposal,
     Quorum,
-    Reduced,
     Roster,
     SignedRound,
     Skip,
     Vote,
-    decode_outcome,
 )
-from p2pnet.wire.signing import Signed, open_signed
+from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +55,7 @@ class Swarm:
     manifest: Manifest
     ledger: Ledger
     chunks: int
+    snapshots: Snapshots
 
 
 class Peer:
@@ -78,7 +76,7 @@ class Peer:
         self._formats = (ChunkFormat(codec.k), ChunkFormat(codec.k_result))
         self.swarm, self.identity, self.host, self.bridge, self.diary = swarm, identity, host, bridge, diary
         self._reach = reach
-        self._ledger = swarm.ledger
+        self._ledger, self._every = swarm.ledger, swarm.manifest.policy.snapshot_rounds
         self._rng = random.Random()
         self.inbox, self.links = inbox, links
         self._clock = trio.lowlevel.current_clock()  # for those who ask from another thread
@@ -146,11 +144,10 @@ class Peer:
                         parts = self.bulk.outputs(number, roots)
                         self._ledger.hold(Held(number, value, outcome, commits, roots), parts)
                     case ev.Decide(number, decision, _, roots):
-                        entry = Entry(
-                            number, effect.after.lineage, decision.outcome, encode(decision.certificate),
-                            decision.commits, roots, int(time.time()),
-                        )  # fmt: skip
+                        entry = entry_of(decision, effect.after.lineage, roots)
                         self._ledger.append(entry, self.bulk.outputs(number, roots))
+        if any(isinstance(effect, ev.Decide) and effect.round % self._every == 0 for effect in effects):
+            self.swarm.snapshots.keep()
 
     def _perform(self, effect: ev.Effect) -> None:
         match effect:
@@ -186,7 +183,8 @@ class Peer:
     def _finish(self, decide: ev.Decide) -> None:
         """The round is decided and logged: let the learner apply it."""
         commits = self.rounds.round.commits.held
-        last_s = max((commits[c.peer][1] for c in open_commits(decide.decision) if c.peer in commits), default=None)
+        listed = [commit.peer for commit in open_commits(decide.decision.commits)]
+        last_s = max((commits[peer][1] for peer in listed if peer in commits), default=None)
         self.diary.decided(decide, last_s)
         self.bridge.give(self._outcome(decide))
         self.bulk.forget(decide.round)
@@ -204,8 +202,7 @@ class Peer:
         return br.Outcome(decide.round, decide.after.lineage, False, result, tuple(named) if any(named) else None)
 
     def _decisions(self, start: int) -> list[Decision]:
-        entries = self._ledger.entries(start, start + SERVE_MAX)
-        return [Decision(decode((Quorum,), e.certificate), e.outcome, e.commits) for e in entries]
+        return [decision_of(entry) for entry in self._ledger.entries(start, start + SERVE_MAX)]
 
     def judge(self, heard: ev.Heard) -> Verdict:
         """Say what gossip does with a message of a round whose signature is right."""
@@ -223,62 +220,6 @@ class Peer:
     def snapshot(self) -> dict[str, Any]:
         """What `p2pnet status` shows of the rounds."""
         return self.diary.snapshot(self.rounds, self.links, self.host, self._clock.current_time())
-
-
-def replay(swarm: bytes, manifest: Manifest, ledger: Ledger) -> SwarmState:
-    """Follow the decided rounds of a ledger from the manifest to the state they lead to.
-
-    What the ledger holds was verified before it was written; a damaged file is found by its lineage.
-    """
-    state = SwarmState.genesis(swarm, manifest)
-    size = len(ledger)
-    for start in range(0, size, 256):
-        for entry in ledger.entries(start, start + 256):
-            commits = [open_signed((Commit,), raw, _trust) for raw in entry.commits]
-            state = state.advance(entry.outcome, decode_outcome(entry.outcome), commits)
-            if state.lineage != entry.lineage:
-                raise P2pnetError(f"{ledger.path}: round {entry.round} does not lead to the lineage written beside it")
-    return state
-
-
-def results_since(known: Swarm, me: PeerId, round_id: int) -> list[br.Outcome] | None:
-    """The outcomes from a round on, for a learner that stopped there; None when a result is not kept any more.
-
-    Each says what of my update was taken: a learner that was stopped in mid-exchange still has it, and would send it
-    a second time.
-    """
-    ledger, outcomes = known.ledger, []
-    beacon = SwarmState.genesis(known.swarm, known.manifest).beacon
-    for entry in ledger.entries(max(0, round_id - 1), len(ledger)):
-        outcome = decode_outcome(entry.outcome)
-        if entry.round >= round_id:
-            parts = () if outcome.void else ledger.result(entry.round)
-            if parts is None:
-                return None
-            named = None if outcome.void else _named(known, me, entry, outcome, beacon)
-            outcomes.append(br.Outcome(entry.round, entry.lineage, outcome.void, b"".join(parts), named))
-        beacon = outcome.beacon
-    return outcomes
-
-
-def _named(known: Swarm, me: PeerId, entry: Entry, outcome: Outcome, beacon: bytes) -> tuple[bool, ...] | None:
-    """By leaf, whether a decided round names this peer among the inputs; None when it took no part."""
-    commits = [open_signed((Commit,), raw, _trust) for raw in entry.commits]
-    place = next((place for place, commit in enumerate(commits) if commit.peer == me), None)
-    if place is None:
-        return None
-    leaves = -(-known.chunks // CHUNKS_PER_LEAF)
-    parts = assign_parts(leaves, commits, beacon, outcome.view, known.manifest.policy.reducers_min)
-    named = [False] * leaves
-    for part, raw in zip(parts, outcome.reduced, strict=True):
-        taken = open_signed((Reduced,), raw, _trust).message.inputs[place] > 0
-        named[part.start : part.stop] = [taken] * (part.stop - part.start)
-    return tuple(named)
-
-
-def open_commits(decision: Decision) -> list[Signed[Commit]]:
-    """The commits of a decided roster; their signatures were checked before."""
-    return [open_signed((Commit,), raw, _trust) for raw in decision.commits]
 
 
 def is_of_use(signed: SignedRound, rounds: Rounds) -> bool:
@@ -305,7 +246,3 @@ def is_endorsed(message: Quorum, state: SwarmState) -> bool:
         return False
     data = message.vote_bytes()
     return all(verify(each.peer, data, each.signature) for each in message.endorsements)
-
-
-def _trust(_peer: PeerId, _data: bytes, _signature: bytes) -> bool:
-    return True

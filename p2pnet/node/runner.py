@@ -19,7 +19,7 @@ from p2pnet.config import NodeConfig
 from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
 from p2pnet.core.state import SwarmState
-from p2pnet.errors import ConfigError, NetworkError, P2pnetError
+from p2pnet.errors import NetworkError, P2pnetError
 from p2pnet.identity import Identity, PeerId, peer_id_text
 from p2pnet.ledger.lock import StateLock, lock_key
 from p2pnet.ledger.log import Ledger
@@ -29,11 +29,14 @@ from p2pnet.net.host import split_addr
 from p2pnet.net.libp2p import Libp2pHost, open_libp2p_host
 from p2pnet.net.metrics import HostMetrics, serve_metrics
 from p2pnet.node import bridge as br
-from p2pnet.node.content import PROTOCOL as CONTENT_PROTOCOL
 from p2pnet.node.content import Content
 from p2pnet.node.diary import Diary
+from p2pnet.node.download import PROTOCOL as CONTENT_PROTOCOL
+from p2pnet.node.history import PROTOCOL as HISTORY_PROTOCOL
+from p2pnet.node.history import History
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
+from p2pnet.node.snapshots import Snapshots
 from p2pnet.node.status import serve_status
 from p2pnet.wire.manifest import Link, Manifest
 from p2pnet.wire.signing import Signed
@@ -46,6 +49,8 @@ log = logging.getLogger(__name__)
 KEY_NAME = "peer.key"
 LEDGER_NAME = "ledger.db"
 STOP_S = 5.0
+LOOK_S = 10.0  # for a member to ask what was decided, when there are any; who finds none goes on alone
+LOOK_EVERY_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,8 +74,8 @@ class Node:
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
         self._leaving = False
-        self._attached: br.Attached | None = None
-        self._has_attached: trio.Event | None = None
+        self._say, self._told = trio.open_memory_channel[br.Attached | br.Applied](1)  # before there are rounds
+        self._doing = "opening"
         self._peer: Peer | None = None
         self._identity: Identity | None = None
         self._links: Links | None = None
@@ -128,7 +133,7 @@ class Node:
             "trouble": "" if self._links is not None and self._links.membership.up else self._trouble,
         }
         if self._peer is None:
-            return common | {"phase": "opening"}
+            return common | {"phase": self._doing}
         own = {"peer": peer_id_text(self._peer.identity.peer), "name": self._peer.swarm.manifest.name}
         return common | own | self._peer.snapshot()
 
@@ -148,7 +153,6 @@ class Node:
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
-        self._has_attached = trio.Event()
         settings = self.settings
         if self._leaving:
             self._scope.cancel()
@@ -191,12 +195,14 @@ class Node:
             nursery.start_soon(self._discovery.run)
             manifest = await self._open(host, links, content)
             ledger = self._open_ledger(manifest.message, stack)
-            attached = await self._attach(content)
-            from p2pnet.node.peer import Peer, Swarm  # here: it needs torch, which the user's thread has loaded by now
+            history = await trio.to_thread.run_sync(History, swarm, manifest.message, ledger)
+            content.snapshots = Snapshots(settings.folder, manifest.message.policy.snapshot_rounds, ledger)
+            await host.handle(HISTORY_PROTOCOL, history.serve, concurrency_per_peer=2)
+            self.bridge.give(br.Opened(manifest, content.initial_path))  # the user's thread builds its learner
+            known = await self._catch_up(host, links, history, content.snapshots)
+            from p2pnet.node.peer import Peer
 
-            known = Swarm(swarm, manifest.message, ledger, attached.chunks)
             self._peer = peer = Peer(known, identity, host, inbox, links, self.bridge, self.diary)
-            self._hand_over(known, identity.peer, attached.round_id)
             settings.on_event("ready", {"peer": peer_id_text(identity.peer), "round": peer.rounds.state.round})
             await peer.run()
 
@@ -216,12 +222,9 @@ class Node:
                 return members
             return [*members, *sorted(others, key=lambda peer: peer in last)]
 
-        def progress(text: str) -> None:
-            self.settings.on_event("progress", {"text": text})
-
         what = "the swarm's manifest" if manifest is None else f"the initial parameters: {content.describe_initial()}"
-        progress(f"looking for a member that has {what}")
-        return await content.fetch(host, sources, progress)
+        self._progress(f"looking for a member that has {what}")
+        return await content.fetch(host, sources, self._progress)
 
     def _open_ledger(self, manifest: Manifest, stack: ExitStack) -> Ledger:
         genesis = SwarmState.genesis(self.settings.link.swarm, manifest).lineage
@@ -230,47 +233,48 @@ class Node:
             Ledger(path, self.settings.link.swarm, genesis, keep_results=self.settings.config.keep_results)
         )
 
-    async def _attach(self, content: Content) -> br.Attached:
-        """Let the user's thread build its learner from the manifest."""
-        assert self._has_attached is not None
-        assert content.manifest is not None
-        self.bridge.give(br.Opened(content.manifest, content.initial_path))
-        await self._has_attached.wait()
-        assert self._attached is not None
-        return self._attached
+    async def _catch_up(self, host: Libp2pHost, links: Links, history: History, snapshots: Snapshots) -> Swarm:
+        """Learn from the members what was decided, and bring the learner there, before this peer signs anything.
 
-    def _hand_over(self, known: Swarm, me: PeerId, round_id: int) -> None:
-        """Bring a learner that stopped at an earlier round up to the ledger's last."""
-        ledger = known.ledger
-        if round_id > len(ledger):
-            raise ConfigError(
-                f"{ledger.path}: has {len(ledger)} rounds and the learner beside it {round_id}: not the same run; move "
-                "the learner's file away, and the run is replayed from its start"
-            )
-        from p2pnet.node.peer import results_since
+        So a directory that is older than what its peer has signed, a copy or a backup, does no harm: the rounds that it
+        does not remember are over.
+        """
+        self._doing = "catching up"
+        me = links.membership.me
+        others = {*history.state.members, *history.state.founders} - {me}
+        alone_s = trio.current_time() + (LOOK_S if others else 0.0)
+        while not await history.fetch(host, links.membership.up, self._progress, links.misbehaved):
+            if trio.current_time() >= alone_s:
+                break
+            await trio.sleep(LOOK_EVERY_S)
+        attached = await self._told.receive()
+        assert isinstance(attached, br.Attached)
+        from p2pnet.node.catchup import CatchUp  # here: these need torch, which the user's thread has loaded by now
+        from p2pnet.node.peer import Swarm
 
-        outcomes = results_since(known, me, round_id)
-        if outcomes is None:
-            raise ConfigError(
-                f"{ledger.path}: the learner stopped at round {round_id} of {len(ledger)}, and the results since are "
-                "not kept any more (keep_results); there are no snapshots yet that could be fetched instead"
-            )
-        for outcome in outcomes:
-            self.bridge.give(outcome)
+        async def sources() -> Sequence[PeerId]:
+            return links.membership.up
+
+        catch_up = CatchUp(
+            me, host, history, snapshots, self.bridge, self._told, sources, links.misbehaved, self._progress
+        )
+        await catch_up.run(attached.round_id)
+        return Swarm(history.swarm, history.manifest, history.ledger, attached.chunks, snapshots)
+
+    def _progress(self, text: str) -> None:
+        self.settings.on_event("progress", {"text": text})
 
     async def _listen(self) -> None:
         while True:
             self._take(await self.bridge.take())
 
     def _take(self, item: br.ToNode) -> None:
-        if isinstance(item, br.Attached):
-            assert self._has_attached is not None
-            self._attached = item
-            self._has_attached.set()
-        elif isinstance(item, br.Leave):
+        if isinstance(item, br.Leave):
             self._scope.cancel()
         elif self._peer is not None:
             self._peer.take(item)
+        elif isinstance(item, br.Attached | br.Applied):
+            self._say.send_nowait(item)
 
     def _judge(self, heard: ev.Heard) -> Verdict:
         return Verdict.IGNORE if self._peer is None else self._peer.judge(heard)

@@ -16,7 +16,8 @@ from p2pnet.net.bootstrap import BootstrapConfig, BootstrapStarted, run_bootstra
 from p2pnet.net.daemon import DaemonOptions
 from p2pnet.net.discovery import Discovery
 from p2pnet.net.libp2p import open_libp2p_host
-from p2pnet.node.content import MANIFEST_NAME, PROTOCOL, Content
+from p2pnet.node.content import MANIFEST_NAME, Content
+from p2pnet.node.download import PROTOCOL
 from p2pnet.wire.manifest import Link, Manifest, ParameterRow, swarm_id
 from p2pnet.wire.signing import Signed
 from tests.cli.conftest import Run

@@ -8,7 +8,8 @@ import pytest
 
 from p2pnet.config import SwarmConfig, load
 from p2pnet.identity import Identity, peer_id_text
-from p2pnet.node.content import INITIAL_NAME, MANIFEST_NAME, file_sha256
+from p2pnet.node.content import INITIAL_NAME, MANIFEST_NAME
+from p2pnet.node.download import file_sha256
 from p2pnet.node.runner import KEY_NAME as NODE_KEY_NAME
 from p2pnet.wire.manifest import Link
 from tests.cli.conftest import Run

@@ -24,6 +24,7 @@ from p2pnet.node.diary import Diary
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
 from p2pnet.node.peer import Peer, Swarm
+from p2pnet.node.snapshots import Snapshots
 from p2pnet.numerics.codec import ChunkFormat, as_bytes, encode
 from p2pnet.wire.manifest import Codec, Manifest, ParameterRow, Policy, swarm_id
 from p2pnet.wire.signing import Signed, sign_message
@@ -133,7 +134,8 @@ class Member:
         genesis = SwarmState.genesis(self.world.swarm, self.world.manifest.message).lineage
         folder = self.world.folder / str(self.number)
         with self.scope, Ledger(folder / "ledger.db", self.world.swarm, genesis, keep_results=4) as self.ledger:
-            known = Swarm(self.world.swarm, self.world.manifest.message, self.ledger, CHUNKS)
+            snapshots = Snapshots(folder, self.world.manifest.message.policy.snapshot_rounds, self.ledger)
+            known = Swarm(self.world.swarm, self.world.manifest.message, self.ledger, CHUNKS, snapshots)
             self.peer = Peer(known, self.identity, self.host, self.inbox, self.links, self.bridge, self.diary)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.peer.run)

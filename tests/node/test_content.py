@@ -17,7 +17,9 @@ from p2pnet.identity import PeerId
 from p2pnet.net.host import Stream
 from p2pnet.net.memory import MemoryHost, MemoryNetwork
 from p2pnet.node import content as content_module
-from p2pnet.node.content import PROTOCOL, Content, write_atomically
+from p2pnet.node import download as download_module
+from p2pnet.node.content import Content, write_atomically
+from p2pnet.node.download import PROTOCOL
 from p2pnet.wire.codec import encode, pack
 from p2pnet.wire.manifest import Get, swarm_id
 from p2pnet.wire.signing import Signed
@@ -42,7 +44,8 @@ SWARM = swarm_id(MANIFEST)
 
 @pytest.fixture(autouse=True)
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(content_module, "PIECE_BYTES_MAX", 2000)
+    for module in (content_module, download_module):  # who serves and who asks
+        monkeypatch.setattr(module, "PIECE_BYTES_MAX", 2000)
     monkeypatch.setattr(content_module, "RETRY_S", 0.01)
 
 

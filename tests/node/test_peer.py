@@ -15,11 +15,12 @@ from p2pnet.identity import PeerId
 from p2pnet.ledger.log import Ledger
 from p2pnet.ledger.reader import LedgerReader
 from p2pnet.node import bridge as br
-from p2pnet.node.peer import Swarm, is_of_use, replay, results_since
+from p2pnet.node.history import History, replay
+from p2pnet.node.peer import is_of_use
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import Commit, Endorsement, Proposal, Quorum, Roster, Vote, open_round_message
 from p2pnet.wire.signing import sign_message
-from tests.node.members import CHUNKS, FORMATS, Member, World, identity, payload, until
+from tests.node.members import FORMATS, Member, World, identity, payload, until
 
 
 @pytest.fixture
@@ -135,15 +136,16 @@ async def test_a_ledger_leads_back_to_the_state_and_a_damaged_one_is_found(world
         state = replay(world.swarm, world.manifest.message, ledger)
         assert state.round == len(ledger) >= 6
         assert state.lineage == ledger.lineage()
-        known, me = Swarm(world.swarm, world.manifest.message, ledger, CHUNKS), members[0].identity.peer
-        outcomes = results_since(known, me, len(ledger) - 3)
-        assert outcomes is not None
+        history, me = History(world.swarm, world.manifest.message, ledger), members[0].identity.peer
+        outcomes = list(history.outcomes(me, len(ledger) - 3, len(ledger)))
         live = {outcome.round_id: outcome for outcome in members[0].outcomes}
         assert all(outcome == live.get(outcome.round_id, outcome) for outcome in outcomes)  # what was taken of me too
         assert outcomes[0].result == live[len(ledger) - 3].result
         assert any(outcome.named for outcome in outcomes)
-        assert results_since(known, me, 0) is None  # not kept any more
-        assert results_since(known, me, len(ledger)) == []
+        assert list(history.outcomes(me, len(ledger), len(ledger))) == []
+        ledger.drop_results(1)
+        with pytest.raises(P2pnetError, match="round 0 is not kept any more"):
+            list(history.outcomes(me, 0, 1))
         ledger._db.execute("UPDATE entries SET lineage = ? WHERE round = 2", (b"\0" * 32,))
         with pytest.raises(P2pnetError, match="round 2 does not lead to the lineage written beside it"):
             replay(world.swarm, world.manifest.message, ledger)

@@ -1,0 +1,198 @@
+"""Serve the decided rounds to who was not there, fetch them, follow them. Contract: protocols/history-1.md."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import trio
+
+from p2pnet.core.history import Step, follow
+from p2pnet.core.parts import CHUNKS_PER_LEAF, Part, assign_parts
+from p2pnet.core.state import SwarmState
+from p2pnet.errors import NetworkError, P2pnetError, PeerError, WireError
+from p2pnet.identity import PeerId, peer_id_text, verify
+from p2pnet.ledger.log import Entry, Ledger
+from p2pnet.net.host import Host, Stream
+from p2pnet.node import bridge as br
+from p2pnet.wire.codec import decode, encode
+from p2pnet.wire.history import DECISIONS_MAX, PAGE_BYTES_MAX, Decisions, GetDecisions
+from p2pnet.wire.manifest import Manifest
+from p2pnet.wire.round import Commit, Decision, Outcome, Quorum, Reduced, decode_outcome
+from p2pnet.wire.signing import Signed, open_signed
+
+log = logging.getLogger(__name__)
+
+PROTOCOL = "/p2pnet/history/1"
+REQUEST_BYTES_MAX = 64
+PAGE_TIMEOUT_S = 30.0
+ASKED_MAX = 16  # members that are asked in one go
+
+
+class History:
+    """The decided rounds of a swarm, as far as the ledger has them."""
+
+    def __init__(self, swarm: bytes, manifest: Manifest, ledger: Ledger) -> None:
+        """Follow the ledger to its last round; raises P2pnetError when it is damaged."""
+        self.swarm, self.manifest, self.ledger = swarm, manifest, ledger
+        self.leaves = -(-manifest.chunks // CHUNKS_PER_LEAF)
+        self.state = replay(swarm, manifest, ledger)
+        self._work = trio.CapacityLimiter(1)  # pages made or checked at once: they cost a tenth of a second
+
+    async def serve(self, stream: Stream) -> None:
+        """Answer one request with a page."""
+        request = decode((GetDecisions,), await stream.receive_frame(REQUEST_BYTES_MAX))
+        if request.swarm != self.swarm:
+            raise PeerError(stream.peer, "history-1/R1", "another swarm")
+        page = await trio.to_thread.run_sync(self._page, request.round, limiter=self._work)
+        with trio.fail_after(PAGE_TIMEOUT_S):  # who asks and does not read keeps neither the stream nor the bytes
+            await stream.send_frame(page)
+
+    async def fetch(
+        self,
+        host: Host,
+        members: Sequence[PeerId],
+        progress: Callable[[str], None],
+        blame: Callable[[PeerId, str], None],
+    ) -> bool:
+        """Take from these members what they decided beyond this ledger; tells whether any of them answered."""
+        has_answer = False
+        for peer in members[:ASKED_MAX]:
+            try:
+                await self._fetch(host, peer, progress)
+                has_answer = True
+            except PeerError as error:
+                log.warning("decided rounds: %s", error)
+                blame(error.peer, error.rule)
+            except NetworkError as error:
+                log.info("decided rounds from %s: %s", peer_id_text(peer), error)
+        return has_answer
+
+    async def _fetch(self, host: Host, peer: PeerId, progress: Callable[[str], None]) -> None:
+        while True:
+            page = await ask_page(host, peer, self.swarm, self.state.round)
+            if not page.decisions:
+                return
+            try:
+                await trio.to_thread.run_sync(self._take, page.decisions, limiter=self._work)
+            except WireError as error:
+                raise PeerError(peer, error.rule, error.detail) from error
+            progress(f"decided rounds: {self.state.round} of {max(page.rounds, self.state.round)} fetched and verified")
+
+    def _take(self, decisions: Sequence[bytes]) -> None:
+        """Write down what follows; raises WireError for the first that does not, after those before it are written."""
+        state, steps, flaw = self.state, list[Step](), None
+        for raw in decisions:
+            try:
+                steps.append(follow(state, raw, self.leaves, verify))
+            except WireError as error:
+                flaw = error
+                break
+            state = steps[-1].after
+        with self.ledger.batch():
+            for step in steps:
+                self.ledger.append(entry_of(step.decision, step.after.lineage, step.roots))
+        self.state = state
+        if flaw is not None:
+            raise flaw
+
+    def _page(self, start: int) -> bytes:
+        """The decided rounds from one on, as many as fit."""
+        found: list[bytes] = []
+        room = PAGE_BYTES_MAX - 64
+        for entry in self.ledger.entries(start, start + DECISIONS_MAX):
+            raw = encode(decision_of(entry))
+            room -= len(raw) + 5
+            if room < 0:
+                break
+            found.append(raw)
+        return encode(Decisions(len(self.ledger), tuple(found)))
+
+    def rounds(self, start: int, stop: int) -> Iterator[tuple[Entry, Outcome, tuple[Part, ...]]]:
+        """The decided rounds of a span, each with its outcome and who reduced what."""
+        before, beacon = self.ledger.entry(start - 1), SwarmState.genesis(self.swarm, self.manifest).beacon
+        if before is not None:
+            beacon = decode_outcome(before.outcome).beacon
+        for number in range(start, stop):  # one at a time: an entry has up to 90 kB
+            entry = self.ledger.entry(number)
+            if entry is None:
+                return
+            outcome, parts = decode_outcome(entry.outcome), tuple[Part, ...]()
+            if not outcome.void:
+                reducers_min = self.manifest.policy.reducers_min
+                parts = assign_parts(self.leaves, open_commits(entry.commits), beacon, outcome.view, reducers_min)
+            yield entry, outcome, parts
+            beacon = outcome.beacon
+
+    def outcomes(self, me: PeerId, start: int, stop: int) -> Iterator[br.Outcome]:
+        """The outcomes of a span, for a learner that stopped at its start. Raises P2pnetError when one is not kept.
+
+        Each says what of my update was taken: a learner that was stopped in mid-exchange still has it, and would send
+        it a second time.
+        """
+        for entry, outcome, parts in self.rounds(start, stop):
+            result = () if outcome.void else self.ledger.result(entry.round)
+            if result is None:
+                raise P2pnetError(f"{self.ledger.path}: the result of round {entry.round} is not kept any more")
+            named = None if outcome.void else _named(me, entry, outcome, parts, self.leaves)
+            yield br.Outcome(entry.round, entry.lineage, outcome.void, b"".join(result), named)
+
+
+async def ask_page(host: Host, peer: PeerId, swarm: bytes, start: int) -> Decisions:
+    """Ask one member for the decided rounds from one on."""
+    request = encode(GetDecisions(swarm, start))
+    raw = await host.request(peer, PROTOCOL, request, PAGE_TIMEOUT_S, PAGE_BYTES_MAX)
+    try:
+        return decode((Decisions,), raw, PAGE_BYTES_MAX)
+    except WireError as error:
+        raise PeerError(peer, error.rule, error.detail) from error
+
+
+def replay(swarm: bytes, manifest: Manifest, ledger: Ledger) -> SwarmState:
+    """Follow the decided rounds of a ledger from the manifest to the state they lead to.
+
+    What the ledger holds was verified before it was written; a damaged file is found by its lineage.
+    """
+    state = SwarmState.genesis(swarm, manifest)
+    size = len(ledger)
+    for start in range(0, size, 256):
+        for entry in ledger.entries(start, start + 256):
+            state = state.advance(entry.outcome, decode_outcome(entry.outcome), open_commits(entry.commits))
+            if state.lineage != entry.lineage:
+                raise P2pnetError(f"{ledger.path}: round {entry.round} does not lead to the lineage written beside it")
+    return state
+
+
+def entry_of(decision: Decision, lineage: bytes, roots: tuple[bytes, ...]) -> Entry:
+    """A decided round as the ledger keeps it.   lineage: after it."""
+    certificate = encode(decision.certificate)
+    return Entry(
+        decision.certificate.round, lineage, decision.outcome, certificate, decision.commits, roots, int(time.time())
+    )
+
+
+def decision_of(entry: Entry) -> Decision:
+    """A decided round as it travels."""
+    return Decision(decode((Quorum,), entry.certificate), entry.outcome, entry.commits)
+
+
+def open_commits(raws: Sequence[bytes]) -> list[Signed[Commit]]:
+    """The commits of a decided roster; their signatures were checked before."""
+    return [open_signed((Commit,), raw, _trust) for raw in raws]
+
+
+def _named(me: PeerId, entry: Entry, outcome: Outcome, parts: Sequence[Part], leaves: int) -> tuple[bool, ...] | None:
+    """By leaf, whether a decided round names this peer among the inputs; None when it took no part."""
+    peers = [commit.peer for commit in open_commits(entry.commits)]
+    if me not in peers:
+        return None
+    named = [False] * leaves
+    for part, raw in zip(parts, outcome.reduced, strict=True):
+        taken = open_signed((Reduced,), raw, _trust).message.inputs[peers.index(me)] > 0
+        named[part.start : part.stop] = [taken] * (part.stop - part.start)
+    return tuple(named)
+
+
+def _trust(_peer: PeerId, _data: bytes, _signature: bytes) -> bool:
+    return True
