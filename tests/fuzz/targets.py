@@ -1,0 +1,402 @@
+"""What is fuzzed: everything that reads bytes from others or from a disk, with the one kind of error each may raise.
+
+Hypothesis runs them in `test_targets.py`, a coverage-guided fuzzer in `coverage_guided.py`: the same table, so that
+nothing is forgotten in one of the two. A target returns when the bytes were read or refused as they should be; whatever
+it raises is a finding.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from p2pnet.config import BootstrapConfig, NodeConfig, SwarmConfig
+from p2pnet.errors import ConfigError, P2pnetError, WireError
+from p2pnet.identity import Identity, from_libp2p, parse_peer_id, peer_id_text, to_libp2p, verify
+from p2pnet.ledger.log import Ledger
+from p2pnet.ledger.reader import LedgerReader
+from p2pnet.net import p2pd
+from p2pnet.net.control import addr_to_bytes, addr_to_text
+from p2pnet.net.framing import FRAME_BYTES_MAX, decode_length, encode_length
+from p2pnet.net.host import split_addr
+from p2pnet.node.content import Content
+from p2pnet.node.status import POINTER_NAME, read_status
+from p2pnet.numerics.codec import ChunkFormat, as_bytes, decode as decode_chunks, pack as pack_chunks
+from p2pnet.numerics.reduce import reduce_part
+from p2pnet.schema import load_file
+from p2pnet.train.learner import Learner
+from p2pnet.train.storage import parse_tensors, read_tensors
+from p2pnet.wire import exchange, gossip, manifest, membership, merkle, round as rounds
+from p2pnet.wire.codec import Message, decode, encode
+from p2pnet.wire.manifest import Link, open_manifest
+from p2pnet.wire.round import decode_outcome, open_round_message
+from p2pnet.wire.signing import Signed, open_signed
+from tests.fuzz.material import vector_bytes
+from tests.ledger.writer import GENESIS, SWARM, make_entry, open_ledger, part_bytes
+
+PAGES = {
+    "exchange": (exchange.MESSAGES, "exchange-1"),
+    "gossip": (gossip.MESSAGES, "gossip-1"),
+    "membership": (membership.MESSAGES, "membership-1"),
+    "round": (rounds.MESSAGES, "round-1"),
+    "swarm": (manifest.MESSAGES, "swarm-1"),
+}
+FORMATS = tuple(ChunkFormat(k) for k in (8, 13, 64, 1024))
+LEDGER_ROUNDS = 12
+
+
+@dataclass(frozen=True)
+class Target:
+    """One reader of foreign bytes."""
+
+    name: str
+    run: Callable[[bytes], None]
+    seeds: Callable[[], tuple[bytes, ...]]
+
+
+def trust(_peer: bytes, _data: bytes, _signature: bytes) -> bool:
+    """Take any signature for right, so that what lies behind it is reached."""
+    return True
+
+
+# Messages -----------------------------------------------------------------------------------------------------------
+
+
+def read_message(classes: tuple[type[Message], ...], data: bytes) -> None:
+    """A message has one encoding, or is refused."""
+    with suppress(WireError):
+        message = decode(classes, data)
+        assert encode(message) == data
+        hash(message)
+
+
+def read_signed(classes: tuple[type[Message], ...], data: bytes) -> None:
+    """A signed message has one encoding, or is refused."""
+    with suppress(WireError):
+        signed = open_signed(classes, data, trust)
+        assert signed.raw == data
+        assert encode(signed.message) == signed.body
+
+
+def read_round(data: bytes) -> None:
+    """What the handler of round-1 does with a frame before the machine sees it."""
+    with suppress(WireError):
+        opened = open_round_message(data, trust)
+        assert (opened.raw if isinstance(opened, Signed) else encode(opened)) == data
+    with suppress(WireError):
+        assert encode(decode_outcome(data)) == data
+
+
+def read_manifest(data: bytes) -> None:
+    """What a joiner does with a manifest, and what it says of it."""
+    from p2pnet.manifests import codec_sizes
+    from p2pnet.train.options import read_inner, read_task
+
+    with suppress(WireError):
+        signed = open_manifest(data, None, trust)
+        assert signed.raw == data
+        codec_sizes(signed.message)
+        with suppress(ConfigError):
+            read_task(signed.message.task, signed.message.task_options)
+        with suppress(ConfigError):
+            read_inner(signed.message.inner, signed.message.inner_options)
+
+
+def read_proofs(data: bytes) -> None:
+    """Verifiers of trees answer yes or no, whatever they are given: sizes and hashes out of one string."""
+    numbers = [int.from_bytes(data[at : at + 6], "little", signed=True) for at in range(0, 24, 6)]
+    hashes = tuple(data[at : at + 32] for at in range(24, len(data), 32))
+    size, start, stop, old = numbers
+    root = hashes[0] if hashes else b""
+    half = len(hashes) // 2
+    merkle.verify_inclusion(root, size, start, root, hashes[1:])
+    merkle.verify_range(root, size, start, stop, hashes[:half], hashes[half:])
+    merkle.verify_consistency(root, old, root, size, hashes)
+
+
+def read_link(data: bytes) -> None:
+    """A link is read the same way again, or refused with words."""
+    with suppress(ConfigError):
+        link = Link.parse(data.decode("utf-8", "surrogateescape"))
+        assert Link.parse(str(link)) == link
+
+
+def read_frame(data: bytes) -> None:
+    """The prefix of a frame."""
+    with suppress(WireError):
+        found = decode_length(data)
+        if found is not None:
+            assert data.startswith(encode_length(found[0]))
+            assert found[0] <= FRAME_BYTES_MAX
+
+
+# Payloads -----------------------------------------------------------------------------------------------------------
+
+
+def read_chunks(data: bytes) -> None:
+    """A payload has one encoding, or is refused."""
+    fmt = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
+    data = data[1:]
+    with suppress(WireError):
+        sparse = decode_chunks(data, fmt)
+        codes, indices = sparse.codes.long(), sparse.indices.long()
+        if len(indices):
+            assert as_bytes(pack_chunks(indices, codes, sparse.negative, fmt)) == data
+
+
+def reduce_slices(data: bytes) -> None:
+    """Slices of three members, one of them honest: a result that decodes, or the word that one of them is malformed."""
+    fmt_in, fmt_out, chunks = FORMATS[0], FORMATS[1], 2
+    size = fmt_in.payload_bytes(chunks)
+    honest = as_bytes(
+        pack_chunks(
+            torch.arange(8).repeat(chunks, 1) * 500,
+            torch.full((chunks, 8), 77),
+            torch.zeros(chunks, 8, dtype=torch.bool),
+            fmt_in,
+        )
+    )
+    slices = [honest, data[:size], data[size : 2 * size]]
+    with suppress(WireError):
+        done = reduce_part(slices, [1, 8, 3], 20, fmt_in, fmt_out)
+        decode_chunks(done.output, fmt_out, chunks)
+        assert all(0 <= clip <= 256 for clip in done.clips)
+
+
+def chunk_seeds() -> tuple[bytes, ...]:
+    """Payloads of the vectors, for every format."""
+    found = [data for data in vector_bytes("codec-1", "reduce-1") if len(data) <= 4096]
+    return tuple(bytes([which]) + data for data in found for which in range(len(FORMATS)))
+
+
+def slice_seeds() -> tuple[bytes, ...]:
+    """Two slices of two chunks each, one after the other."""
+    size = FORMATS[0].chunk_bytes
+    found = [data for data in vector_bytes("codec-1", "reduce-1") if len(data) == size]
+    return tuple((one * 2 + other * 2) for one in found for other in found[:4])
+
+
+# The daemon, addresses, keys ----------------------------------------------------------------------------------------
+
+
+def read_daemon(data: bytes) -> None:
+    """What comes over the control socket."""
+    for parse in (p2pd.parse_response, p2pd.parse_stream_info, p2pd.parse_dht):
+        with suppress(p2pd.MalformedError):
+            parse(data)
+
+
+def read_address(data: bytes) -> None:
+    """Addresses in binary and in text, with peer and without."""
+    with suppress(ValueError):
+        addr_to_bytes(addr_to_text(data))
+    text = data.decode("utf-8", "surrogateescape")
+    with suppress(ValueError):
+        addr_to_bytes(text)
+    with suppress(ValueError):
+        split_addr(text)
+
+
+def read_key(data: bytes) -> None:
+    """Key files, libp2p ids, their text, signatures."""
+    with suppress(ConfigError):
+        assert Identity.from_key_file(data).to_key_file() == data
+    with suppress(ValueError):
+        assert to_libp2p(from_libp2p(data)) == data
+    with suppress(ValueError):
+        text = data.decode("utf-8", "surrogateescape")
+        assert peer_id_text(parse_peer_id(text)) == text
+    verify(data[:32], data[96:], data[32:96])  # type: ignore[arg-type]
+
+
+# Files --------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def file_of(data: bytes, name: str) -> Iterator[Path]:
+    """These bytes as a file in a folder of its own."""
+    with tempfile.TemporaryDirectory(prefix="p2pnet-fuzz-", dir=_memory()) as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        yield path
+
+
+@cache
+def _memory() -> str | None:
+    """Where files cost no disk, if there is such a place."""
+    return "/dev/shm" if Path("/dev/shm").is_dir() else None
+
+
+def read_config(data: bytes) -> None:
+    """Settings of all three kinds: what is wrong is said in one message that names the file."""
+    with file_of(data, "some.toml") as path:
+        for kind in (SwarmConfig, NodeConfig, BootstrapConfig):
+            try:
+                load_file(kind, path)
+            except ConfigError as error:
+                assert "some.toml" in str(error)
+
+
+def config_seeds() -> tuple[bytes, ...]:
+    """Settings with every table and every kind of value."""
+    return (
+        b'[swarm]\nname = "a"\nfounders = ["12D3KooWGRYZDHBembyGJQqQ6WgLqJWYNjnECJwGBnCg8vbCeo8F"]\n[task]\nkind = "bytes-lm"\n'
+        b'layers = 2\ntext = "~/x"\n[training]\nh_steps = 5\nwindow_s = 1.5\n[training.inner]\nkind = "adamw"\nlr = 1e-3\n'
+        b"[codec]\nk = 64\n[outer]\nalpha = 1.5\n[policy]\ngrace_s = 2.0\n",
+        b'[swarm]\nname = "a"\n[task]\nkind = "custom"\ndescription = "d"\n',
+        b'state_dir = "~/p2p"\nlisten = ["/ip4/0.0.0.0/tcp/4001", "/ip6/::1/udp/0/quic"]\nbootstrap = ["/dns4/a.b/tcp/1"]\n'
+        b'device = "cpu"\nmetrics_port = 9000\nexit_when_unreachable = true\n',
+        b'key = "k"\nannounce = ["/ip4/1.2.3.4/tcp/4001"]\nmetrics_host = "::1"\ndate = 1979-05-27T07:32:00Z\n',
+        b'state_dir = "~nobody-of-this-name/x"\n',
+        b"a = " + b"[" * 5000,
+        b"metrics_port = " + b"9" * 5000,
+    )
+
+
+def a_learner() -> Learner:
+    """A learner of a model of two tensors."""
+    model = nn.Linear(3, 2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.fill_(0.5)
+    return Learner(model, k=8, k_result=16, level_bias=32, alpha_ppm=1_000_000, beta_ppm=950_000)
+
+
+def read_safetensors(data: bytes) -> None:
+    """Tensors from a file or from bytes."""
+    with suppress(ConfigError):
+        parse_tensors(data, "tensors")
+    with file_of(data, "some.safetensors") as path, suppress(ConfigError):
+        read_tensors(path)
+
+
+def read_learner(data: bytes) -> None:
+    """A learner's file, and the initial parameters: all of it is taken over, or nothing changes."""
+    learner = a_learner()
+    before = learner.state_sha256(), learner.pending
+    with file_of(data, "learner.safetensors") as path:
+        try:
+            learner.load(path)
+        except ConfigError as error:
+            assert "learner.safetensors" in str(error)
+            assert (learner.state_sha256(), learner.pending) == before
+    learner = a_learner()
+    with suppress(ConfigError):
+        learner.load_initial(data)
+
+
+@cache
+def learner_seeds() -> tuple[bytes, ...]:
+    """Files as they are saved, with a pending update and without, and the initial parameters."""
+    learner = a_learner()
+    seeds = [learner.initial_bytes()]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "learner.safetensors"
+        learner.save(path, {"round": "3", "samples": "8"})
+        seeds.append(path.read_bytes())
+        learner.encode(1, 1)
+        learner.save(path, {"round": "4", "samples": "8"})
+        seeds.append(path.read_bytes())
+    header = b'{"a":{"dtype":"F32","shape":[1073741824,1073741824],"data_offsets":[0,4]}}'
+    seeds.append(len(header).to_bytes(8, "little") + header + bytes(4))
+    for dtype in ("F8_E8M0", "F4", "F6_E2M3", "C64", "BOOL", "U64", "BF16", "F8_E4M3"):
+        header = b'{"a":{"dtype":"%s","shape":[8],"data_offsets":[0,8]}}' % dtype.encode()
+        seeds.append(len(header).to_bytes(8, "little") + header + bytes(8))
+    return tuple(seeds)
+
+
+@cache
+def ledger_seed() -> bytes:
+    """A ledger of some rounds, whole, in one file."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        with open_ledger(path) as ledger:
+            for _ in range(LEDGER_ROUNDS):
+                entry = make_entry(ledger.lineage(), len(ledger))
+                ledger.sign_once(entry.round, b"slot %d" % entry.round, b"raw")
+                ledger.append(entry, part_bytes(entry))
+            ledger._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        return path.read_bytes()
+
+
+@cache
+def true_entries() -> tuple[object, ...]:
+    """What the ledger holds when nobody has damaged it."""
+    with file_of(ledger_seed(), "ledger.db") as path, LedgerReader(path) as reader:
+        return tuple(reader.entries(0, 1000))
+
+
+def read_ledger(data: bytes) -> None:
+    """A damaged ledger works or says so; it never shows another history as its own."""
+    with file_of(data, "ledger.db") as path:
+        with suppress(P2pnetError), LedgerReader(path) as reader:
+            len(reader), reader.swarm(), reader.genesis(), reader.entries(0, 1000)
+    with file_of(data, "ledger.db") as path:
+        with suppress(P2pnetError), Ledger(path, SWARM, GENESIS) as ledger:
+            lineage = ledger.lineage()
+            entries = ledger.entries(0, 1000)
+            for entry in entries:
+                ledger.result(entry.round)
+                ledger.slots_of_round(entry.round)
+                ledger.held(entry.round)
+            ledger.tree().root()
+            ledger.last()
+            if len(entries) == len(ledger) > 0:
+                assert entries[-1].lineage == lineage
+            entry = make_entry(lineage, len(ledger))
+            ledger.append(entry, part_bytes(entry))
+
+
+def read_status_file(data: bytes) -> None:
+    """The pointer to a running node, found damaged."""
+    with file_of(data, POINTER_NAME) as path, suppress(P2pnetError):
+        read_status(path.parent)
+
+
+def read_content(data: bytes) -> None:
+    """A manifest on disk, damaged."""
+    with file_of(data, "manifest.bin") as path, suppress(ConfigError):
+        Content(path.parent, b"s" * 32).load()
+
+
+def _page(name: str) -> list[Target]:
+    classes, page = PAGES[name]
+    return [
+        Target(f"{name}-message", lambda data: read_message(classes, data), lambda: vector_bytes(page, "wire-1")),
+        Target(f"{name}-signed", lambda data: read_signed(classes, data), lambda: vector_bytes(page, "wire-1")),
+    ]
+
+
+def status_seeds() -> tuple[bytes, ...]:
+    """Pointers to nodes."""
+    found = [json.dumps({"pid": 1, "socket": path}).encode() for path in ("/nowhere/s", "\0abstract", "x" * 200, "")]
+    return (*found, b"[]", b'{"socket": null}', b'"text"', b"[" * 100_000, b'{"socket": "a\\u0000b"}')
+
+
+TARGETS: tuple[Target, ...] = (
+    *(target for name in PAGES for target in _page(name)),
+    Target("round-frame", read_round, lambda: vector_bytes("round-1")),
+    Target("manifest", read_manifest, lambda: vector_bytes("swarm-1")),
+    Target("proofs", read_proofs, lambda: vector_bytes("merkle-1")),
+    Target("link", read_link, lambda: (b"p2pnet://" + b"ab" * 32 + b"?bootstrap=/ip4/1.2.3.4/tcp/1/p2p/12D3KooW", b"p2pnet://[")),
+    Target("frame", read_frame, lambda: vector_bytes("frame-1")),
+    Target("chunks", read_chunks, chunk_seeds),
+    Target("slices", reduce_slices, slice_seeds),
+    Target("daemon", read_daemon, lambda: (p2pd.connect(bytes(32), [b"\4\1\2\3\4\6\0\1"], 5), p2pd.find_peer(bytes(32), 5), p2pd.identify())),  # type: ignore[arg-type]
+    Target("address", read_address, lambda: (b"/ip4/127.0.0.1/tcp/4001/p2p/12D3KooWGRYZDHBembyGJQqQ6WgLqJWYNjnECJwGBnCg8vbCeo8F", b"\x04\x7f\0\0\1\x06\x0f\xa1", b"/ip6/::1/udp/1/quic", b"/dns4/a/tcp/1", b"/unix/a/b", b"/onion3/x:1", b"\x90\x03\x05/a/bc")),
+    Target("key", read_key, lambda: vector_bytes("identity-1")),
+    Target("config", read_config, config_seeds),
+    Target("safetensors", read_safetensors, learner_seeds),
+    Target("learner", read_learner, learner_seeds),
+    Target("ledger", read_ledger, lambda: (ledger_seed(),)),
+    Target("status", read_status_file, status_seeds),
+    Target("content", read_content, lambda: vector_bytes("swarm-1")),
+)  # fmt: skip
