@@ -100,7 +100,9 @@ def measure(peers: int, megabytes: float, rounds: int, rival: Path | None) -> di
         case["memory_mb"] = ours[0].ask({"do": "memory"})
         if rival is not None:
             beside = [take_round(theirs, {"codec": "default"}, "hivemind, default") for _ in range(BESIDE)]
-            case["default"] = sum_up(beside) | {"optimizer_matchmaking_s": theirs[0].greeting["optimizer_matchmaking_s"]}
+            case["default"] = sum_up(beside) | {
+                "optimizer_matchmaking_s": theirs[0].greeting["optimizer_matchmaking_s"]
+            }
     return case
 
 
@@ -111,11 +113,13 @@ def take_round(group: list[Process], more: dict[str, Any], what: str) -> dict[st
     for peer in group:
         peer.hear()
     before_s = [cpu_s(peer.process.pid) for peer in group]
+    own_before_s = [cpu_s(peer.process.pid, children=False) for peer in group]
     for peer in group:
         peer.tell({"do": "round", **more})
     answers = [peer.hear() for peer in group]
     time.sleep(SETTLE_S)
     spent_s = [cpu_s(peer.process.pid) - before for peer, before in zip(group, before_s, strict=True)]
+    own_s = [cpu_s(peer.process.pid, children=False) for peer in group]
     if not all(answer["fine"] for answer in answers) or len({answer["state"] for answer in answers}) != 1:
         raise SystemExit(f"{what}: a round failed or left different results: {answers}")
     ready_s = max(answer["began_s"] for answer in answers)
@@ -124,6 +128,7 @@ def take_round(group: list[Process], more: dict[str, Any], what: str) -> dict[st
         "last_s": ended_s[-1],
         "median_s": statistics.median(ended_s),
         "cpu_s": statistics.mean(spent_s),
+        "own_cpu_s": statistics.mean(own_s) - statistics.mean(own_before_s),
         "answers": answers,
     }
 
@@ -136,6 +141,7 @@ def sum_up(rounds: list[dict[str, Any]]) -> dict[str, Any]:
         "range": [times[0], times[-1]],
         "median_peer_s": statistics.median(one["median_s"] for one in rounds),
         "cpu_s_per_peer": statistics.mean(one["cpu_s"] for one in rounds),
+        "cpu_s_without_children": statistics.mean(one["own_cpu_s"] for one in rounds),
     }
 
 
@@ -263,15 +269,15 @@ def rival_python() -> Path:
     return python
 
 
-def cpu_s(pid: int) -> float:
+def cpu_s(pid: int, children: bool = True) -> float:
     """CPU seconds of a process and of all its descendants, those included that have ended and were waited for."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        tasks = list(Path(f"/proc/{pid}/task").iterdir())
-        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+        tasks = list(Path(f"/proc/{pid}/task").iterdir()) if children else []
+        found = [int(child) for task in tasks for child in (task / "children").read_text().split()]
     except OSError:
         return 0.0  # it has just ended
-    return sum(map(int, fields[11:15])) / TICKS_PER_S + sum(map(cpu_s, children))
+    return sum(map(int, fields[11 : 15 if children else 13])) / TICKS_PER_S + sum(map(cpu_s, found))
 
 
 def sides_of(megabytes: float) -> list[int]:
@@ -285,7 +291,10 @@ def describe(case: dict[str, Any]) -> str:
     lines = [f"{case['peers']} peers, {case['megabytes']:.0f} MB"]
     for name, arm in case["arms"].items():
         spread = "{:.3f} .. {:.3f}".format(*arm["range"])
-        lines.append(f"  {name:16} {arm['seconds']:7.3f} s ({spread})   CPU {arm['cpu_s_per_peer']:6.3f} s per peer")
+        lines.append(
+            f"  {name:16} {arm['seconds']:7.3f} s ({spread})   CPU {arm['cpu_s_per_peer']:6.3f} s per peer, "
+            f"{arm['cpu_s_without_children']:.3f} of it in the process itself"
+        )
     ratios = compare(case)
     if ratios:
         lines.append(f"  {ratios['speed']:.2f}x faster than {ratios['rival']}, {ratios['cpu']:.2f} of its CPU")
@@ -309,7 +318,14 @@ def compare(case: dict[str, Any]) -> dict[str, Any]:
 
 def table(cases: list[dict[str, Any]]) -> str:
     """All cases as a table in Markdown."""
-    head = ["peers", "MB", "p2pnet, s", *(f"hivemind {codec}, s" for codec in CODECS), "faster", "hivemind's defaults, s"]
+    head = [
+        "peers",
+        "MB",
+        "p2pnet, s",
+        *(f"hivemind {codec}, s" for codec in CODECS),
+        "faster",
+        "hivemind's defaults, s",
+    ]
     head += ["CPU s per peer", "of hivemind's"]
     rows = [head, ["---"] * len(head)]
     for case in cases:

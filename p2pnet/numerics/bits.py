@@ -52,21 +52,37 @@ def pack_fields(fields: Tensor, width: int) -> Tensor:
     rows, count = fields.shape
     if width == 0:
         return torch.empty((rows, 0), dtype=torch.uint8, device=fields.device)
+    if _fills_words(count, width):
+        words = fields.reshape(rows, count // 8, 8) << _shifts(width, fields.device)
+        words = words[:, :, :4] | words[:, :, 4:]
+        words = words[:, :, :2] | words[:, :, 2:]
+        words = words[:, :, 0] | words[:, :, 1]
+        return words.view(torch.uint8).view(rows, count // 8, 8)[:, :, :width].reshape(rows, count // 8 * width)
     bits = _field_bits(width, fields.device).index_select(0, fields.reshape(-1))
     return pack_bits(bits.view(rows, count * width))
 
 
 def unpack_fields(data: Tensor, count: int, width: int) -> Tensor:
-    """Undo `pack_fields`. data: (rows, bit_bytes(count * width)) uint8, width 0..9.   returns: (rows, count) int64."""
-    rows = data.shape[0]
+    """Undo `pack_fields`. data: (rows, bit_bytes(count * width)) uint8, width 0..9.   returns: (rows, count) int32."""
+    rows, device = data.shape[0], data.device
     if width == 0:
-        return torch.zeros((rows, count), dtype=torch.int64, device=data.device)
-    start = torch.arange(count, device=data.device) * width
+        return torch.zeros((rows, count), dtype=torch.int32, device=device)
+    if _fills_words(count, width):
+        words = torch.zeros((rows, count // 8, 8), dtype=torch.uint8, device=device)
+        words[:, :, :width] = data.reshape(rows, count // 8, width)
+        halves = words.view(torch.int64) >> _shifts(width, device)
+        return halves.to(torch.int32).bitwise_and_((1 << width) - 1).view(rows, count)
+    start = torch.arange(count, device=device) * width
     first, shift = start >> 3, (start & 7).to(torch.int32)
     second = (first + 1).clamp(max=data.shape[1] - 1)  # a field in the last byte has no bits beyond it
     columns = data.to(torch.int32)
     pair = columns.index_select(1, first) | (columns.index_select(1, second) << 8)
-    return ((pair >> shift) & ((1 << width) - 1)).to(torch.int64)
+    return (pair >> shift) & ((1 << width) - 1)
+
+
+def _fills_words(count: int, width: int) -> bool:
+    """Tell whether the fields come in eights that each fit a word of 64 bits: several times faster."""
+    return count % 8 == 0 and width <= 7
 
 
 @cache
@@ -79,6 +95,12 @@ def _spread(device: torch.device) -> Tensor:
 @cache
 def _ones(device: torch.device) -> Tensor:
     return torch.tensor([byte.bit_count() for byte in range(256)], dtype=torch.uint8, device=device)
+
+
+@cache
+def _shifts(width: int, device: torch.device) -> Tensor:
+    """Return (8,) int64: where each of eight fields begins in a word."""
+    return torch.arange(8, device=device) * width
 
 
 @cache

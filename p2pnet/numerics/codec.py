@@ -253,36 +253,41 @@ def _quantise(chosen: Tensor, level_bias: int, first_chunk: int) -> tuple[Tensor
 
 
 def _unpack(data: Tensor, fmt: ChunkFormat, first_chunk: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return indices (int64), codes (uint8) and signs of a block, or raise. data: (rows, chunk_bytes) uint8."""
+    """Return indices (int32), codes (uint8) and signs (bool) of a block, or raise. data: (rows, chunk_bytes) uint8."""
     low, upper, signs, magnitudes, levels = (data[:, section] for section in fmt.sections)
-    rows, k = data.shape[0], fmt.k
-    _refuse(count_bits(upper) != k, "codec-1/R2", f"upper word without exactly {k} ones", first_chunk)
-    places = unpack_bits(upper).view(-1).nonzero().view(rows, k) % (8 * fmt.upper_bytes)
-    high = places - torch.arange(k, device=data.device)
-    indices = (high << fmt.low_bits) | unpack_fields(low, k, fmt.low_bits)
-    sign_bits, magnitude_bits = unpack_bits(signs), unpack_bits(magnitudes)
+    rows, k, width = data.shape[0], fmt.k, 8 * fmt.upper_bytes
+    ones_fault = "codec-1/R2", f"upper word without exactly {k} ones", first_chunk
+    places = unpack_bits(upper).view(-1).nonzero().view(-1)
+    if places.numel() != rows * k:
+        _refuse(count_bits(upper) != k, *ones_fault)
+    row, order = (torch.arange(count, dtype=torch.int32, device=data.device) for count in (rows, k))
+    high = places.to(torch.int32).view(rows, k).sub_((row * width).unsqueeze(1)).sub_(order)
+    if bool(((high[:, 0] < 0) | (high[:, -1] > width - k)).any()):  # a row's first one lies before it, or its last behind
+        _refuse(count_bits(upper) != k, *ones_fault)
     padding = high[:, -1] >> (CHUNK_BITS - fmt.low_bits)  # ones in the padding of the upper word
-    padding = padding | sign_bits[:, k:].amax(1) if fmt.k % 8 else padding
-    padding = padding | magnitude_bits[:, k:].amax(1) if fmt.k % 8 else padding
+    indices = high.bitwise_left_shift_(fmt.low_bits).bitwise_or_(unpack_fields(low, k, fmt.low_bits))
+    sign_bits, magnitude_bits = unpack_bits(signs), unpack_bits(magnitudes)
+    if spare := k % 8:
+        padding = padding | ((signs[:, -1] | magnitudes[:, -1]) >> spare)
     if spare := fmt.low_bits * k % 8:
         padding = padding | (low[:, -1] >> spare)
     _refuse(padding != 0, "codec-1/R3", "padding that is not zero", first_chunk)
-    _refuse((indices[:, 1:] <= indices[:, :-1]).any(1), "codec-1/R4", "indices that do not rise", first_chunk)
-    is_high = magnitude_bits[:, :k] != 0
+    _refuse(indices[:, 1:] <= indices[:, :-1], "codec-1/R4", "indices that do not rise", first_chunk)
+    is_high, negative = (bits.view(torch.bool)[:, :k] for bits in (magnitude_bits, sign_bits))
+    ones = count_bits(magnitudes)
     first, second = levels[:, 0], levels[:, 1]
-    some, every = is_high.any(1), is_high.all(1)
-    bad = (first > second) | torch.where(first == second, some, ~some | every)
+    bad = (first > second) | torch.where(first == second, ones > 0, (ones == 0) | (ones == k))
     _refuse(bad, "codec-1/R5", "levels out of order, equal with magnitude bits set, or one of two unused", first_chunk)
     codes = torch.where(is_high, levels[:, 1:], levels[:, :1])
-    negative = sign_bits[:, :k] != 0
-    _refuse((negative & (codes == 0)).any(1), "codec-1/R6", "a negative zero", first_chunk)
+    _refuse(negative & (codes == 0), "codec-1/R6", "a negative zero", first_chunk)
     return indices, codes, negative
 
 
 def _refuse(bad: Tensor, rule: str, what: str, first_chunk: int) -> None:
-    """Raise `WireError` where a chunk of the block is bad. bad: (rows,) bool."""
+    """Raise `WireError` where a chunk of the block is bad. bad: (rows,) or (rows, values) bool."""
     if bool(bad.any()):
-        raise WireError(rule, f"chunk {first_chunk + int(bad.to(torch.int32).argmax())}: {what}")
+        row = int(bad.view(bad.shape[0], -1).any(1).to(torch.int32).argmax())
+        raise WireError(rule, f"chunk {first_chunk + row}: {what}")
 
 
 def _empty_sparse(chunks: int, k: int, device: torch.device) -> Sparse:
