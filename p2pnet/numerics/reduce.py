@@ -31,12 +31,13 @@ from p2pnet.numerics.codec import (
     pack,
 )
 from p2pnet.numerics.levels import CODES, LEVELS, level_integers, nearest_codes
-from p2pnet.numerics.selection import largest_indices, lloyd_levels
+from p2pnet.numerics.selection import largest_among, largest_indices, lloyd_levels
 
 CLIP_ONE: Final = 256  # the clip factor that leaves a slice as it is
 WEIGHT_MAX: Final = 8
 LEAF_CHUNKS: Final = 64
 WEIGHT_TIMES_K_MAX: Final = 1 << 20  # see above
+FEW_WEIGHT_MAX: Final = 256  # |S| <= 15 * 2^39 * 2^8 < 2^51, as `largest_among` needs it
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,21 +122,26 @@ def _reduce(
     output = torch.empty((chunks, fmt_out.chunk_bytes), dtype=torch.uint8, device=device)
     for block in chunk_blocks(chunks, device):
         sums = torch.zeros((block.stop - block.start, CHUNK_VALUES), dtype=torch.int64, device=device)
+        named: list[Tensor] = []
         for number, (piece, table) in enumerate(zip(data, tables, strict=True)):
             try:
                 sparse = decode(piece[block], fmt_in, first_chunk=block.start)
             except WireError as error:
                 raise _of_input(number, error) from None
             values = sparse.look_up(table)
-            sums.view(-1).scatter_add_(0, sparse.places().view(-1), values.view(-1))
-        output[block] = _encode_sums(sums, CLIP_ONE * total_weight, fmt_out)
+            named.append(sparse.indices.to(torch.int64))
+            sums.scatter_add_(1, named[-1], values)
+        few = torch.cat(named, dim=1) if total_weight <= FEW_WEIGHT_MAX else None
+        output[block] = _encode_sums(sums, few, CLIP_ONE * total_weight, fmt_out)
     return as_bytes(output)
 
 
-def _encode_sums(sums: Tensor, divisor: int, fmt: ChunkFormat) -> Tensor:
-    """Return the k' largest |S| of each chunk at two levels of |S| / divisor. sums: (rows, 4096) int64."""
-    magnitudes = sums.abs()
-    indices = largest_indices(magnitudes, fmt.k)
+def _encode_sums(sums: Tensor, named: Tensor | None, divisor: int, fmt: ChunkFormat) -> Tensor:
+    """Return the k' largest |S| of each chunk at two levels of |S| / divisor.
+
+    sums: (rows, 4096) int64.   named: (rows, n) int64, indices that hold all sums but zeros; None: not known.
+    """
+    indices = largest_indices(sums.abs(), fmt.k) if named is None else largest_among(sums, named, fmt.k)
     chosen = sums.gather(1, indices)
     magnitudes = chosen.abs()
     pair = torch.stack(lloyd_levels(magnitudes), dim=1)

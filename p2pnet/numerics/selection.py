@@ -37,6 +37,25 @@ def largest_indices(magnitudes: Tensor, k: int) -> Tensor:
     return _thin_out(magnitudes, places, k)
 
 
+def largest_among(sums: Tensor, candidates: Tensor, k: int) -> Tensor:
+    """Return `largest_indices` of |sums|, where nothing but the candidates can be other than zero.
+
+    sums: (rows, 4096) int64, |sums| < 2^51.   candidates: (rows, n) int64 indices, any number of times each.
+    returns: (rows, k) int64. Where they are few among 4096 this is several times faster than a look at every sum.
+    """
+    rows, n = candidates.shape
+    if n > k:
+        order = torch.arange(n, dtype=torch.int32, device=sums.device).expand(rows, n)
+        owner = torch.empty(sums.shape, dtype=torch.int32, device=sums.device).scatter_(1, candidates, order)
+        is_first = owner.gather(1, candidates) == order  # one of those that name the same index, whichever
+        last = sums.shape[1] - 1
+        keys = sums.gather(1, candidates).abs_().mul_(last + 1).add_(last).sub_(candidates)
+        top = torch.where(is_first, keys, 0).topk(k, dim=1, sorted=False).values  # no two keys are equal
+        if bool((top > last).all()):  # else a row has fewer than k that are not zero
+            return (last - (top & last)).sort(1).values
+    return largest_indices(sums.abs(), k)
+
+
 def lloyd_levels(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
     """Return the two levels of each row: Lloyd's algorithm, 4 passes from (minimum, maximum), means rounded down.
 
