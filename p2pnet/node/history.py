@@ -173,8 +173,11 @@ def entry_of(decision: Decision, lineage: bytes, roots: tuple[bytes, ...]) -> En
 
 
 def decision_of(entry: Entry) -> Decision:
-    """A decided round as it travels."""
-    return Decision(decode((Quorum,), entry.certificate), entry.outcome, entry.commits)
+    """A decided round as it travels. Raises P2pnetError when the disk has damaged it: nobody else's fault."""
+    try:
+        return Decision(decode((Quorum,), entry.certificate), entry.outcome, entry.commits)
+    except WireError as error:
+        raise P2pnetError(f"the ledger's certificate of round {entry.round} is damaged: {error}") from error
 
 
 def open_commits(raws: Sequence[bytes]) -> list[Signed[Commit]]:
