@@ -149,6 +149,17 @@ async def ask_page(host: Host, peer: PeerId, swarm: bytes, start: int) -> Decisi
         raise PeerError(peer, error.rule, error.detail) from error
 
 
+async def count_rounds(host: Host, members: Sequence[PeerId], swarm: bytes) -> int:
+    """How many rounds any of these members says it has decided, 0 when none answers."""
+    counts = [0]
+    for peer in members[:ASKED_MAX]:
+        try:
+            counts.append((await ask_page(host, peer, swarm, 2**32 - 1)).rounds)
+        except (NetworkError, PeerError) as error:
+            log.info("how many rounds has %s: %s", peer_id_text(peer), error)
+    return max(counts)
+
+
 def replay(swarm: bytes, manifest: Manifest, ledger: Ledger) -> SwarmState:
     """Follow the decided rounds of a ledger from the manifest to the state they lead to.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
@@ -16,7 +16,7 @@ from p2pnet.core.parts import CHUNKS_PER_LEAF
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
-from p2pnet.errors import P2pnetError, WireError
+from p2pnet.errors import BehindError, P2pnetError, WireError
 from p2pnet.identity import Identity, verify
 from p2pnet.ledger.damage import LedgerError, damaged
 from p2pnet.ledger.log import Held, Ledger
@@ -24,7 +24,7 @@ from p2pnet.net.host import Host
 from p2pnet.node import bridge as br
 from p2pnet.node.bulk import SLOW_BYTES_PER_S, Bulk
 from p2pnet.node.diary import Diary
-from p2pnet.node.history import decision_of, entry_of, open_commits, replay
+from p2pnet.node.history import count_rounds, decision_of, entry_of, open_commits, replay
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
 from p2pnet.node.snapshots import Snapshots
@@ -47,6 +47,7 @@ from p2pnet.wire.signing import Signed
 log = logging.getLogger(__name__)
 
 NOMINAL_BPS = 100_000_000  # what a peer without a cap says of its line, until lines are measured: then all are equal
+GATHER_FAILURES = 3  # until it is asked how far the others are
 SERVE_MAX = 32  # decisions sent in answer to one ask
 BEACON_PURPOSE = b"p2pnet/beacon/1"
 
@@ -85,6 +86,7 @@ class Peer:
         self._rates_kbps = [min(cap or NOMINAL_BPS, NOMINAL_BPS) // 1000 for cap in caps_bps]
         self._ledger, self._every = swarm.ledger, swarm.manifest.policy.snapshot_rounds
         self._rng = random.Random()
+        self._failures = 0  # to gather a result that is decided elsewhere, in a row
         self.inbox, self.links = inbox, links
         self._clock = trio.lowlevel.current_clock()  # for those who ask from another thread
         now_s = trio.current_time()
@@ -134,12 +136,31 @@ class Peer:
         """Feed the machine one event at a time and perform what follows, in order."""
         while True:
             event = await self.inbox.take(self.rounds.deadline_s)
+            self._mind(event)
             effects = self.rounds.handle(event, trio.current_time())
             if any(isinstance(effect, ev.Persist | ev.Hold | ev.Decide) for effect in effects):
                 await trio.to_thread.run_sync(self._write, effects)
             for effect in effects:
                 self._perform(effect)
             await trio.lowlevel.checkpoint()
+
+    def _mind(self, event: ev.Event) -> None:
+        """Count how often nobody gave a result of a round that is over elsewhere."""
+        if isinstance(event, ev.Gathered):
+            self._failures = 0
+        elif isinstance(event, ev.GatherFailed) and self.rounds.round.undecided_certificate:
+            self._failures += 1
+            if self._failures % GATHER_FAILURES == 0:
+                self._nursery.start_soon(self._see_behind, event.round)
+
+    async def _see_behind(self, number: int) -> None:
+        """End this node when the members have gone on for so long that they may have dropped what it lacks."""
+        ahead = await count_rounds(self.host, self.links.membership.up, self.swarm.swarm)
+        if ahead > number + self._every:
+            raise BehindError(
+                f"round {number} of {ahead}: this peer was away for so long that no member has the result any more; "
+                "join again with the same state_dir, and it goes on from a later state"
+            )
 
     def _write(self, effects: list[ev.Effect]) -> None:
         """Make durable, in one transaction, all that must be before anything of these effects is sent."""
@@ -175,6 +196,9 @@ class Peer:
             case ev.Answer():
                 self.bulk.answer(effect)
             case ev.Gather():
+                if self.rounds.round.undecided_certificate:  # over elsewhere, perhaps long ago: anybody may have it
+                    sources = dict.fromkeys((*effect.sources, *self.links.membership.up))
+                    effect = replace(effect, sources=tuple(sources))
                 self._nursery.start_soon(self.bulk.gather, effect)
             case ev.Audit():
                 self._nursery.start_soon(self.bulk.audit, effect)
@@ -227,7 +251,8 @@ class Peer:
 
     def snapshot(self) -> dict[str, Any]:
         """What `p2pnet status` shows of the rounds."""
-        return self.diary.snapshot(self.rounds, self._clock.current_time())
+        network = self.diary.network(self.links, self.host)
+        return network | self.diary.snapshot(self.rounds, self._clock.current_time())
 
 
 def restored(ledger: Ledger, round_id: int, fmt: ChunkFormat) -> Restored:
