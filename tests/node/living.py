@@ -1,4 +1,4 @@
-"""Whole members in one process: the node as it is, over a network in memory, and a training loop in a thread of its own."""
+"""Whole members in one process: the node as it is, over a network in memory, and a training loop in a thread."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from p2pnet.ledger.lock import StateLock
 from p2pnet.net.host import join_addr
 from p2pnet.net.memory import MemoryHost, MemoryNetwork
 from p2pnet.node import bridge as br
+from p2pnet.node.content import INITIAL_NAME, MANIFEST_NAME
 from p2pnet.node.runner import KEY_NAME, Node, NodeSettings
 from p2pnet.swarm import Report, Swarm
 from p2pnet.wire.manifest import Link
@@ -219,6 +220,10 @@ async def open_place(
     key = folder / "creator.key"
     identity(1).save(key)
     link = create(config, make_model(), state_dir=folder / "1", key_file=key)
+    for number in range(2, founders + 1):
+        (folder / str(number)).mkdir()
+        for name in (MANIFEST_NAME, INITIAL_NAME):
+            (folder / str(number) / name).write_bytes((folder / "1" / name).read_bytes())
     async with trio.open_nursery() as nursery:
         place = Place(nursery, folder, link, make_model)
         async with place.network.host(identity(250).peer) as bootstrap:
