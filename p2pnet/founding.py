@@ -26,6 +26,7 @@ def create(
     state_dir: str | Path | None = None,
     bootstrap: Sequence[str] = (),
     key_file: str | Path | None = None,
+    collective: bool = True,
 ) -> Link:
     """Make a swarm around a model: sign its manifest, keep it in `state_dir`, return the link that others join with.
 
@@ -34,9 +35,10 @@ def create(
     the swarm only through the creator's own address.   key_file: the creator's key; by default this machine's, or with
     a `state_dir` one of its own, made when there is none.
     Whoever calls `join` with the same `state_dir` is the creator, and the first to serve manifest and parameters.
-    Collective where `join` is. Raises ConfigError for settings, a model or a key that will not do.
+    Collective where `join` is; collective=False: this process alone.
+    Raises ConfigError for settings, a model or a key that will not do.
     """
-    ranks = Ranks.of_this_job()
+    ranks = Ranks.of_this_job() if collective else Ranks()
     try:
         settings = config if isinstance(config, SwarmConfig) else load_file(SwarmConfig, Path(config))
         learner = Learner(

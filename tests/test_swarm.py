@@ -103,9 +103,10 @@ class FakeNode:
 class FakeOpening:
     """A swarm that is open, around a FakeNode."""
 
-    def __init__(self, folder: Path, keep_results: int = 64) -> None:
+    def __init__(self, folder: Path, keep_results: int = 64, model: nn.Module | None = None) -> None:
         self.folder, self.node = folder, FakeNode(folder, keep_results)
-        link = create(CONFIG, make_model(), state_dir=folder) if not (folder / "manifest.bin").exists() else None
+        made = (folder / "manifest.bin").exists()
+        link = None if made else create(CONFIG, model or make_model(), state_dir=folder, collective=False)
         content = Content(folder, link.swarm if link else b"")
         if link is None:
             from p2pnet.identity import verify

@@ -29,9 +29,9 @@ class SaveFile:
     def __init__(
         self, folder: Path | None, learner: Learner, moments: Moments, ranks: Ranks, *, rounds_max: int
     ) -> None:
-        """folder: None on ranks other than 0.   rounds_max: between two saves, whatever they cost."""
+        """folder: None on ranks other than 0.   rounds_max: between two saves, whatever they cost; rank 0's."""
         self._folder, self._learner, self._moments, self._ranks = folder or Path(), learner, moments, ranks
-        self._rounds_max = rounds_max
+        self._rounds_max = ranks.agree(rounds_max if ranks.first else 0)
         self._path = self._folder / LEARNER_NAME
         self._saved_s, self._cost_s, self._saved_round = time.monotonic(), 0.0, 0
 
