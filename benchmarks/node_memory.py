@@ -136,7 +136,8 @@ def run_peer(name: str, folder: Path, rounds: int) -> None:
     import tomllib
 
     from p2pnet.config import NodeConfig, SwarmConfig, load
-    from p2pnet.swarm import create, join
+    from p2pnet.founding import create
+    from p2pnet.swarm import join
 
     state, addr = folder / name, (folder / "bootstrap").read_text()
     if name == "0":

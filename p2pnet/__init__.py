@@ -19,7 +19,8 @@ from p2pnet.errors import ConfigError, NetworkError, NotFiniteError, P2pnetError
 
 if TYPE_CHECKING:
     from p2pnet.config import NodeConfig, SwarmConfig
-    from p2pnet.swarm import Report, Swarm, create, join
+    from p2pnet.founding import create
+    from p2pnet.swarm import Report, Swarm, join
     from p2pnet.wire.manifest import Link
 
 __version__ = "0.1.0"
@@ -35,7 +36,7 @@ _HOME = {
     "SwarmConfig": "p2pnet.config",
     "Report": "p2pnet.swarm",
     "Swarm": "p2pnet.swarm",
-    "create": "p2pnet.swarm",
+    "create": "p2pnet.founding",
     "join": "p2pnet.swarm",
 }
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final, Literal
 
+from p2pnet.errors import ConfigError
 from p2pnet.hours import Hours
 from p2pnet.identity import PeerId, parse_peer_id
 from p2pnet.schema import Length, Parsed, Range, Step, load, load_file
@@ -16,6 +17,17 @@ __all__ = [
     "AdamW", "BootstrapConfig", "BytesLmTask", "Codec", "CustomTask", "Muon", "NodeConfig", "Outer", "Policy",
     "Swarm", "SwarmConfig", "Training", "load", "load_file",
 ]  # fmt: skip
+
+
+STATE_DIR: Final = Path("~/.local/share/p2pnet")
+
+
+def expand_home(path: Path, what: str) -> Path:
+    """Put the home directory where a path says ~. Raises ConfigError, which starts with `what`, when there is none."""
+    try:
+        return path.expanduser()
+    except RuntimeError as error:
+        raise ConfigError(f"{what}: found {str(path)!r}, and no such home directory is known; set HOME") from error
 
 
 def _check_multiaddr(text: str) -> str:
@@ -208,7 +220,7 @@ ANY_PORT: Final = "/ip4/0.0.0.0/tcp/0"
 class NodeConfig:
     """node.toml: what a volunteer may set; every key has a default."""
 
-    state_dir: Path = Path("~/.local/share/p2pnet")  # key, ledger, optimizer state
+    state_dir: Path = STATE_DIR  # key, ledger, optimizer state
     port: Port = 0  # listen on this TCP port, IPv4 and IPv6; 0: any port, as `listen` says
     listen: Annotated[tuple[Multiaddr, ...], Length(1, 16)] = (ANY_PORT,)  # whole addresses, in place of `port`
     bootstrap: Annotated[tuple[Multiaddr, ...], Length(0, 64)] = ()  # beside those in the link
@@ -226,7 +238,7 @@ class NodeConfig:
 
     def __post_init__(self) -> None:
         """Resolve the home directory; check what no field can say alone."""
-        object.__setattr__(self, "state_dir", self.state_dir.expanduser())
+        object.__setattr__(self, "state_dir", expand_home(self.state_dir, "state_dir"))
         if self.port and self.listen != (ANY_PORT,):
             raise ValueError(f"port: {self.port} says where to listen, and so does listen; give one of the two")
 

@@ -120,7 +120,7 @@ def prepare(settings: DemoSettings) -> tuple[Link, Manifest]:
     bootstrap peer yet. Raises ConfigError for settings that make no swarm.
     """
     from p2pnet.node.content import Content
-    from p2pnet.swarm import create
+    from p2pnet.founding import create
     from p2pnet.train.tasks import make_task
 
     config, text = settings.config, settings.text

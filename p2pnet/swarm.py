@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import math
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -15,26 +17,27 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from p2pnet.config import NodeConfig, SwarmConfig, load_file
+from p2pnet.config import NodeConfig
 from p2pnet.errors import ConfigError, NotFiniteError, P2pnetError
-from p2pnet.identity import Identity
-from p2pnet.manifests import make_manifest
+from p2pnet.founding import find_folder
 from p2pnet.node import bridge as br
 from p2pnet.node.bulk import payload_tree
-from p2pnet.node.content import Content, write_atomically
-from p2pnet.node.runner import KEY_NAME
+from p2pnet.node.runner import Node
 from p2pnet.node.snapshots import state_path
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.opening import OnEvent, Opening
+from p2pnet.relay import Relay
 from p2pnet.train.assignment import Assignment
 from p2pnet.train.batches import Batches
-from p2pnet.train.learner import Learner
+from p2pnet.train.learner import Learner, Update
 from p2pnet.train.moments import Moments
-from p2pnet.wire.manifest import PPM, Link, swarm_id
+from p2pnet.train.ranks import Ranks
+from p2pnet.train.savefile import SaveFile
+from p2pnet.wire.manifest import Link
 
-LEARNER_NAME = "learner.safetensors"
+log = logging.getLogger(__name__)
+
 REPORTS_MAX = 1000
-SAVE_SHARE = 50  # saving may take this fraction of the time: what a killed process loses is seldom more than a round
 
 Optimizers: TypeAlias = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
@@ -58,74 +61,61 @@ def join(
     model: nn.Module,
     optimizer: Optimizers = None,
     *,
-    state_dir: str | Path,
+    state_dir: str | Path | None = None,
     config: NodeConfig | None = None,
     on_event: OnEvent = lambda _kind, _fields: None,
     timeout_s: float | None = None,
+    collective: bool = True,
 ) -> Swarm:
     """Join a swarm with a model: resume where `state_dir` stopped, or catch up with the others. Use it as `with`.
 
-    link: `p2pnet://<swarm id>?bootstrap=...`.   optimizer: the inner one, or a sequence of them; its state (never its
-    hyperparameters) is saved and restored with the rest.   on_event: told (kind, fields) by the node's thread.
+    link: `p2pnet://<swarm id>?bootstrap=...`.   model: any nn.Module with the manifest's parameters; they are set to the
+    swarm's.   optimizer: the inner one, or a sequence of them; its state (never its hyperparameters) is saved and
+    restored with the rest.   state_dir: what this peer must not forget, a folder of this swarm's own; by default one in
+    `config.state_dir`, where `create` and the command line keep theirs.   on_event: told (kind, fields) by the node's
+    thread.   timeout_s: for finding the swarm; None: as long as it takes.
+
+    Where torch.distributed is initialised (torchrun), all ranks together are one peer and call this together, with DDP,
+    FSDP2 or a bare model; only rank 0 needs the daemon and `state_dir`. collective=False: each rank is a peer alone.
+
     Raises ConfigError: a model that does not match the manifest (with the list of differing names), a state directory
-    in use, a missing daemon; NetworkError after `timeout_s` without the swarm's manifest.
+    in use, a missing daemon; NetworkError after `timeout_s` without the swarm's manifest; BehindError.
     """
-    opening = Opening(link, state_dir, config, on_event)
-    try:
+    ranks = Ranks.of_this_job() if collective else Ranks()
+    opening: Opening | None = None
+
+    def open_swarm() -> bytes:
+        nonlocal opening
+        where = find_folder(link, state_dir, config)
+        opening = Opening(link, where, config, on_event)
         opening.wait(timeout_s)
-        return Swarm(opening, model, optimizer)
+        return b""
+
+    try:
+        ranks.from_first(open_swarm)
+        return Swarm(opening, model, optimizer, ranks)
     except BaseException:
-        opening.close()
+        ranks.abandon()
+        if opening is not None:
+            opening.close()
         raise
-
-
-def create(
-    config: str | Path | SwarmConfig,
-    model: nn.Module,
-    *,
-    state_dir: str | Path,
-    bootstrap: Sequence[str] = (),
-    key_file: str | Path | None = None,
-) -> Link:
-    """Make a swarm around a model: sign its manifest, keep it in `state_dir`, return the link that others join with.
-
-    config: a swarm.toml, or what is in it.   model: its parameters are the initial ones.   bootstrap: full multiaddrs,
-    `/ip4/.../tcp/4001/p2p/12D3KooW...`.   key_file: the creator's key; made in `state_dir` when it is not given.
-    Whoever calls `join` with the same `state_dir` is the creator, and the first to serve manifest and parameters.
-    Raises ConfigError for settings, a model or a key that will not do.
-    """
-    folder = Path(state_dir)
-    settings = config if isinstance(config, SwarmConfig) else load_file(SwarmConfig, Path(config))
-    content = Content(folder, b"")
-    if content.manifest_path.exists():
-        raise ConfigError(f"state_dir: {folder} holds a swarm already; give the new one a directory of its own")
-    identity = Identity.load_or_create(folder / KEY_NAME if key_file is None else Path(key_file))
-    if key_file is not None:
-        identity.save(folder / KEY_NAME)
-    learner = Learner(
-        model,
-        k=settings.codec.k,
-        k_result=settings.codec.k_result,
-        level_bias=settings.codec.level_bias,
-        alpha_ppm=round(settings.outer.alpha * PPM),
-        beta_ppm=round(settings.outer.beta * PPM),
-    )
-    initial = learner.initial_bytes()
-    manifest = make_manifest(settings, learner.parameter_table(), initial, identity, int(time.time()))
-    write_atomically(content.initial_path, initial)
-    write_atomically(content.manifest_path, manifest.raw)
-    return Link(swarm_id(manifest), tuple(bootstrap))
 
 
 class Swarm:
     """A running membership. `batches` gives what the beacon assigns, `step` counts, exchanges and applies."""
 
-    def __init__(self, opening: Opening, model: nn.Module, optimizer: Optimizers) -> None:
-        """Take part with this model; its parameters become the swarm's. Raises ConfigError when it does not fit."""
-        opened, node = opening.opened, opening.node
-        self.manifest = opened.manifest.message
+    def __init__(
+        self, opening: Opening | None, model: nn.Module, optimizer: Optimizers, ranks: Ranks | None = None
+    ) -> None:
+        """Take part with this model; its parameters become the swarm's. Raises ConfigError when it does not fit.
+
+        opening: open; None on the ranks of a replica that follow rank 0.   Collective.
+        """
+        self._ranks = ranks = ranks or Ranks()
+        self._relay = Relay(opening, ranks)
+        self._node: Node | None = opening.node if opening is not None else None
+        self.manifest = self._relay.manifest.message
         self.moments = Moments(optimizer)
-        self._node, self._bridge, self._folder = node, node.bridge, opening.folder
         codec, policy = self.manifest.codec, self.manifest.policy
         self._format = ChunkFormat(codec.k)
         self.learner = Learner(
@@ -135,17 +125,20 @@ class Swarm:
             level_bias=codec.level_bias,
             alpha_ppm=policy.alpha_ppm,
             beta_ppm=policy.beta_ppm,
+            ranks=ranks,
         )
-        self.learner.check_table(self.manifest.parameters)
+        self.learner.replica.check_table(self.manifest.parameters)
         self.reports: deque[Report] = deque(maxlen=REPORTS_MAX)  # the latest
         self._batches: list[Batches] = []
         self._task: br.RoundTask | None = None
         self._closed = False
-        self._pending_samples = 0  # trained on for an update that was pending when the last process stopped
-        self._next_round = self._restore(opened.initial)
-        self._saved_s, self._saving_s, self._saved_round = time.monotonic(), 0.0, self._next_round
-        self._save_rounds = max(1, node.settings.config.keep_results // 2)
-        self._bridge.tell(br.Attached(self.learner.chunks, self._next_round))
+        self._torn = False  # theta, e and the round are being changed, and do not fit each other
+        keep_results = self._node.settings.config.keep_results if self._node is not None else 2
+        folder = opening.folder if opening is not None else None
+        self._file = SaveFile(folder, self.learner, self.moments, ranks, rounds_max=max(1, keep_results // 2))
+        initial = opening.opened.initial if opening is not None else Path()
+        self._next_round, self._pending_samples = self._file.load(initial)  # samples of an update that is pending
+        self._relay.tell(br.Attached(self.learner.chunks, self._next_round))
         self._clear()
         self._begin_next()
 
@@ -154,31 +147,35 @@ class Swarm:
     def batches(self, dataset: Dataset[Any], *, batch_size: int = 1, **options: Any) -> Batches:
         """Batches of the samples that each round's beacon assigns to this peer; takes DataLoader's arguments.
 
-        Never looks ahead beyond a round. Ends when the swarm is closed.
+        dataset: map-style, the same for all peers.   batch_size: of this process; on several ranks each has its own
+        batches.   Never looks ahead beyond a round. Ends when the swarm is closed. Raises ConfigError for options that
+        choose samples. A loader of your own works too; the samples of its rounds are marked unassigned.
         """
-        made = Batches(dataset, self._assignment, batch_size=batch_size, **options)
+        ranks = self._ranks
+        made = Batches(dataset, self._assignment, batch_size=batch_size, rank=ranks.rank, ranks=ranks.size, **options)
         self._batches.append(made)
         return made
 
     def step(self, loss: Tensor | float, samples: int) -> Report | None:
         """Count one inner step; at the end of a round exchange with the others, and return the round's report.
 
-        loss: of this step, for the record.   samples: trained on in this step.   Cheap within a round. At its end it
-        waits for the round's decision, after which the model's parameters are the swarm's. Raises P2pnetError when the
-        node has failed.
+        Call it after each `optimizer.step()`: that is an inner step, however many backward passes went into it.
+        loss: of this step, for the record, (); not read before the round's end, so that no device is waited for.
+        samples: this process trained on in this step, all backward passes together.   Cheap within a round. At its end
+        it waits for the round's decision, after which the model's parameters are the swarm's. Collective where `join`
+        is. Raises P2pnetError when the node has failed, ConfigError when the model's parameters were exchanged.
         """
         if self._closed or self._task is None:
             raise P2pnetError("the swarm is closed")
         self._steps += 1
         self._samples += samples
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
-        early = self._bridge.poll()
+        policy = self.manifest.policy
+        over = self._steps >= policy.h_steps or time.monotonic() - self._began_s >= policy.window_ms / 1000
+        early, over = self._relay.poll(over)
         if isinstance(early, br.Outcome):
-            return self._miss(early)
-        window_s = self.manifest.policy.window_ms / 1000
-        if self._steps < self.manifest.policy.h_steps and time.monotonic() - self._began_s < window_s:
-            return None
-        return self._exchange()
+            return self._exchange(early)
+        return self._exchange() if over else None
 
     @property
     def round(self) -> int:
@@ -191,24 +188,31 @@ class Swarm:
         return self._steps
 
     def status(self) -> dict[str, Any]:
-        """What `p2pnet status` shows."""
-        return self._node.status()
+        """What `p2pnet status` shows; nothing on the ranks that follow rank 0."""
+        return self._node.status() if self._node is not None else {}
 
     def state_sha256(self) -> str:
-        """SHA-256 over the fp32 master parameters in name order, hexadecimal: equal on all peers after a round."""
+        """SHA-256 over the fp32 master parameters in name order, hexadecimal: equal on all peers after a round.
+
+        Collective where `join` is.
+        """
         return self.learner.state_sha256().hex()
 
+    def export(self, path: str | Path) -> None:
+        """Write the swarm's model as safetensors: fp32 masters, frozen parameters and this peer's buffers, by name.
+
+        Loads with `model.load_state_dict(..., strict=False)` (tied parameters are there once). Collective where `join`
+        is. Raises ConfigError when the file cannot be written.
+        """
+        self.learner.export(Path(path))
+
+    def save(self) -> None:
+        """Save now what a stopped process goes on from; not while `step` runs. Collective where `join` is."""
+        self._file.save(self._next_round, self._samples)
+
     def close(self) -> None:
-        """Save, leave, and end the node with its daemon; harmless when called again."""
-        if self._closed:
-            return
-        self._closed = True
-        for made in self._batches:
-            made.close()
-        try:
-            self._save()
-        finally:
-            self._node.stop()
+        """Save, leave, and end the node with its daemon; harmless when called again. Collective where `join` is."""
+        self._close(failed=False)
 
     def __enter__(self) -> Self:
         return self
@@ -216,55 +220,83 @@ class Swarm:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        self._close(failed=kind is not None)
+
+    def _close(self, failed: bool) -> None:
+        """failed: this rank is alone with its error; the others are told, and nothing is waited for that takes them."""
+        if self._closed:
+            return
+        self._closed = True
+        for made in self._batches:
+            made.close()
+        try:
+            if failed:
+                self._ranks.abandon()
+            else:
+                self._ranks.leave()
+            if self._torn:
+                log.warning("interrupted between two rounds: what was saved before counts, and the rest is replayed")
+            else:
+                self._file.save(self._next_round, self._samples, alone=failed)
+        finally:
+            self._ranks.close()
+            if self._node is not None:
+                self._node.stop()
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
     def _assignment(self) -> Assignment | None:
         if self._closed or self._task is None:
             return None
-        peer = bytes(self._node.peer)
-        return Assignment(self._task.round_id, self._task.beacon, peer, self.manifest.policy.h_steps)
+        return Assignment(self._task.round_id, self._task.beacon, self._relay.peer, self.manifest.policy.h_steps)
 
-    def _exchange(self) -> Report:
-        """Commit to what was trained, wait for the decision, apply it."""
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """What is interrupted in here (Ctrl-C, no memory) is not saved."""
+        self._torn = True
+        yield
+        self._torn = False
+
+    def _exchange(self, decided: br.Outcome | None = None) -> Report:
+        """Commit to what was trained, wait for the decision, apply it.
+
+        decided: the others went on without me; what I trained stays in the error feedback.
+        """
         assert self._task is not None
-        trained_s = time.monotonic()
+        trained_s, number = time.monotonic(), self._task.round_id
+        loss, samples = self._sum_up()
         try:
-            update = self.learner.encode(self._steps, self.manifest.policy.h_steps)
-        except NotFiniteError as error:
-            self._skip(self._task.round_id, error)
+            with self._changing():
+                update = self.learner.encode(self._steps, self.manifest.policy.h_steps)
+        except NotFiniteError as error:  # the learner is as it was
+            self._torn = False
+            self._skip(number, error)
         else:
-            tree = payload_tree(update.payload, self._format)
-            assigned = bool(self._batches)
-            self._bridge.tell(
-                br.Submitted(self._task.round_id, update.payload, tree, self._samples, assigned, self._mean_loss())
-            )
-            if time.monotonic() - self._saved_s >= SAVE_SHARE * self._saving_s:
-                self._save()  # while the others are waited for
-        item = self._bridge.wait()
+            if decided is None:
+                assigned = any(made.is_used(number) for made in self._batches)
+                self._submit(update, samples, assigned, loss)
+                if self._file.is_due(self._next_round):
+                    self._file.save(self._next_round, samples)  # while the others are waited for
+        item = decided or self._relay.wait()
         if not isinstance(item, br.Outcome):
             raise P2pnetError(f"the node said {type(item).__name__} where a round's outcome was due")
-        return self._finish(item, trained_s)
+        return self._finish(item, loss, trained_s)
 
-    def _miss(self, outcome: br.Outcome) -> Report:
-        """The others decided without me: what I trained stays in the error feedback."""
+    def _submit(self, update: Update, samples: int, assigned: bool, loss: float) -> None:
+        """Hand an update to the node."""
         assert self._task is not None
-        trained_s = time.monotonic()
-        try:
-            self.learner.encode(self._steps, self.manifest.policy.h_steps)
-        except NotFiniteError as error:
-            self._skip(self._task.round_id, error)
-        return self._finish(outcome, trained_s)
+        if self._ranks.first:
+            tree = payload_tree(update.payload, self._format)
+            self._relay.tell(br.Submitted(self._task.round_id, update.payload, tree, samples, assigned, loss))
 
     def _skip(self, round_id: int, error: NotFiniteError) -> None:
         """Send nothing this round, and let the next one begin well: one NaN in a moment would spoil every step."""
         healed = self.moments.forget_not_finite()
         detail = f"{error}; the optimizer's state of {healed} parameters is forgotten" if healed else str(error)
-        self._bridge.tell(br.Skipped(round_id, detail))
+        self._relay.tell(br.Skipped(round_id, detail))
 
-    def _finish(self, outcome: br.Outcome, trained_s: float) -> Report:
-        loss, steps, began_s = self._mean_loss(), self._steps, self._began_s
+    def _finish(self, outcome: br.Outcome, loss: float, trained_s: float) -> Report:
+        steps, began_s = self._steps, self._began_s
         self._apply(outcome, loss)
         self._begin_next()
         report = Report(
@@ -283,19 +315,20 @@ class Swarm:
     def _apply(self, outcome: br.Outcome, loss: float) -> None:
         if outcome.round_id != self._next_round:
             raise P2pnetError(f"round {outcome.round_id} was decided where round {self._next_round} is next")
-        if outcome.void:
-            self.learner.void()
-        else:
-            self.learner.apply(outcome.result, outcome.named)
-        self._next_round += 1
-        self._bridge.tell(br.Applied(outcome.round_id, loss))
-        if self._next_round - self._saved_round >= self._save_rounds:  # the ledger must still have the results since
-            self._save()
+        with self._changing():
+            if outcome.void:
+                self.learner.void()
+            else:
+                self.learner.apply(outcome.result, outcome.named)
+            self._next_round += 1
+        self._relay.tell(br.Applied(outcome.round_id, loss))
+        if self._file.is_overdue(self._next_round):
+            self._file.save(self._next_round)
 
     def _begin_next(self) -> None:
         """Apply what is decided already, until there is a round to train."""
         while True:
-            item = self._bridge.wait()
+            item = self._relay.wait()
             if isinstance(item, br.Outcome):
                 self._apply(item, math.nan)
                 continue
@@ -307,70 +340,42 @@ class Swarm:
             self._clear()
             self._task = item
             state = self._keep_state() if item.state_wanted else b""
-            self._bridge.tell(br.Began(item.round_id, self.learner.checksum(), state))
-            if not self.learner.pending:
+            self._relay.tell(br.Began(item.round_id, self.learner.checksum(), state))
+            if not self._ranks.agree(int(self.learner.pending)):
                 return
-            self._samples = self._pending_samples  # stopped in mid-exchange: the same payload again, it is committed to
-            update = self.learner.pending_update()
-            tree = payload_tree(update.payload, self._format)
-            self._bridge.tell(br.Submitted(item.round_id, update.payload, tree, self._samples, False, math.nan))
+            if self._ranks.first:  # stopped in mid-exchange: the same payload again, it is committed to
+                self._samples = self._pending_samples
+                self._submit(self.learner.pending_update(), self._samples, False, math.nan)
 
     def _take_snapshot(self, item: br.Snapshot) -> None:
         """Go on from a state of the swarm that a member gave, or say why not."""
         refused = ""
         try:
-            self.learner.load_state(item.path, item.sha256)
-        except ConfigError as error:
-            refused = str(error)
+            with self._changing():
+                self.learner.load_state(item.path, item.sha256)
+                self._next_round, self._pending_samples = item.round_id, 0
+        except ConfigError as error:  # the learner is as it was
+            refused, self._torn = str(error), False
         else:
-            self._next_round, self._pending_samples = item.round_id, 0
-            self._save()
-        self._bridge.tell(br.Attached(self.learner.chunks, self._next_round, refused))
+            self._file.save(self._next_round)
+        self._relay.tell(br.Attached(self.learner.chunks, self._next_round, refused))
 
     def _clear(self) -> None:
         self._steps = self._samples = 0
         self._losses: list[Tensor | float] = []
         self._began_s = time.monotonic()
 
-    def _mean_loss(self) -> float:
-        return sum(float(loss) for loss in self._losses) / len(self._losses) if self._losses else math.nan
-
-    def _restore(self, initial: Path) -> int:
-        """Set the learner to where this peer stopped, or to the initial parameters; returns the next round."""
-        path = self._folder / LEARNER_NAME
-        if not path.exists():
-            self.learner.load_initial(_read(initial))
-            return 0
-        try:
-            notes = self.learner.load(path, self.moments)
-            round_id, self._pending_samples = int(notes.get("round", "-1")), int(notes.get("samples", "0"))
-        except ConfigError as error:
-            raise ConfigError(f"{error}; move it away and the run is replayed from its start") from error
-        except ValueError:
-            round_id = -1
-        if round_id < 0:
-            raise ConfigError(f"{path}: does not say its round; move it away and the run is replayed from its start")
-        return round_id
-
-    def _save(self) -> None:
-        began_s = time.monotonic()
-        notes = {"round": str(self._next_round), "samples": str(self._samples)}
-        self.learner.save(self._folder / LEARNER_NAME, notes, self.moments)
-        self._saved_s, self._saved_round = time.monotonic(), self._next_round
-        self._saving_s = self._saved_s - began_s
+    def _sum_up(self) -> tuple[float, int]:
+        """Return the mean loss of the round, nan when there was no step, and the samples, of all ranks."""
+        total = sum(float(loss) for loss in self._losses)
+        total, steps, samples = self._ranks.total(total, len(self._losses), self._samples)
+        return total / steps if steps else math.nan, int(samples)
 
     def _keep_state(self) -> bytes:
         """Write the parameters for who joins late, return their hash; the node drops those that nobody needs."""
         state = self.learner.state_sha256()
-        if self._next_round:  # before round 0 they are the initial ones, which are a file already
-            path = state_path(self._folder, state)
+        if self._node is not None and self._next_round:  # before round 0 they are the initial ones, a file already
+            path = state_path(self._node.settings.folder, state)
             path.parent.mkdir(exist_ok=True)
             self.learner.write_state(path)
         return state
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error

@@ -22,6 +22,7 @@ from torch import nn
 from p2pnet.config import Codec, CustomTask, NodeConfig, Policy, SwarmConfig, Training
 from p2pnet.config import Swarm as SwarmSection
 from p2pnet.errors import ConfigError, NetworkError, P2pnetError
+from p2pnet.founding import create
 from p2pnet.identity import Identity
 from p2pnet.net.daemon import DaemonOptions
 from p2pnet.net.host import join_addr
@@ -31,7 +32,8 @@ from p2pnet.node.content import Content
 from p2pnet.node.runner import KEY_NAME
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.numerics.reduce import reduce_part
-from p2pnet.swarm import LEARNER_NAME, Swarm, create, join
+from p2pnet.swarm import Swarm, join
+from p2pnet.train.savefile import LEARNER_NAME
 from p2pnet.wire.manifest import Link
 
 WAIT_S = 60.0  # a test that needs it has failed
@@ -101,9 +103,10 @@ class FakeNode:
 class FakeOpening:
     """A swarm that is open, around a FakeNode."""
 
-    def __init__(self, folder: Path, keep_results: int = 64) -> None:
+    def __init__(self, folder: Path, keep_results: int = 64, model: nn.Module | None = None) -> None:
         self.folder, self.node = folder, FakeNode(folder, keep_results)
-        link = create(CONFIG, make_model(), state_dir=folder) if not (folder / "manifest.bin").exists() else None
+        made = (folder / "manifest.bin").exists()
+        link = None if made else create(CONFIG, model or make_model(), state_dir=folder, collective=False)
         content = Content(folder, link.swarm if link else b"")
         if link is None:
             from p2pnet.identity import verify

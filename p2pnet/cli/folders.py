@@ -11,12 +11,12 @@ from typing import Annotated
 
 import typer
 
-from p2pnet.config import NodeConfig
+from p2pnet.config import STATE_DIR, NodeConfig, expand_home
 from p2pnet.errors import ConfigError
 from p2pnet.identity import Identity
 from p2pnet.manifests import FOLDER_CHARS, KEY_NAME
 
-DEFAULT_DIR = str(NodeConfig().state_dir)
+DEFAULT_DIR = str(STATE_DIR)
 
 StateDir = Annotated[
     Path | None,
@@ -35,12 +35,12 @@ Json = Annotated[bool, typer.Option("--json", help="Write JSON, for programs.")]
 
 def state_dir_or_default(state_dir: Path | None) -> Path:
     """Return the state directory that was given, or the default one."""
-    return NodeConfig().state_dir if state_dir is None else state_dir.expanduser()
+    return NodeConfig().state_dir if state_dir is None else expand_home(state_dir, "--state-dir")
 
 
 def key_file_or_default(key: Path | None, state_dir: Path) -> Path:
     """Return the key file that was given, or the state directory's."""
-    return state_dir / KEY_NAME if key is None else key.expanduser()
+    return state_dir / KEY_NAME if key is None else expand_home(key, "--key")
 
 
 def swarm_folders(state_dir: Path, file_name: str, prefix: str = "") -> list[Path]:

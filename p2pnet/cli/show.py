@@ -9,6 +9,7 @@ import typer
 
 from p2pnet.cli.folders import Json, StateDir, choose_swarm, state_dir_or_default
 from p2pnet.cli.terminal import in_bytes, in_time, note, show_fields, write_json
+from p2pnet.config import expand_home
 from p2pnet.errors import ConfigError, WireError
 from p2pnet.identity import peer_id_text, verify
 from p2pnet.manifests import FOLDER_CHARS, codec_sizes, swarm_folder
@@ -45,7 +46,7 @@ def show(
     if what is not None and what.strip().startswith(SCHEME):
         manifest, source = _from_link(Link.parse(what), place, tuple(bootstrap or ()), timeout_s)
     else:
-        path = _find_file(Path(what).expanduser() if what is not None else place)
+        path = _find_file(expand_home(Path(what), "swarm") if what is not None else place)
         manifest, source = read_manifest(path), str(path)
     facts = describe_manifest(manifest)
     if json:

@@ -105,7 +105,7 @@ def _create(
 ) -> tuple[Link, Path]:
     """Make the swarm beside its place, then move it there: only a whole one has a name by its id."""
     from p2pnet.node.content import MANIFEST_NAME
-    from p2pnet.swarm import create
+    from p2pnet.founding import create
 
     Identity.load_or_create(key_file)
     made = place / f".new-{secrets.token_hex(8)}"

@@ -63,7 +63,8 @@ class Rounds:
         self.stalled_s: float | None = None
         self.missing: tuple[PeerId, ...] = ()
         self._down: set[PeerId] = set()
-        self._newcomers: dict[PeerId, int] = {}  # peers that are up and in no roster: rounds they were waited for
+        self._here: set[PeerId] = set()  # peers that are up and have said something: their learner stands at a round
+        self._newcomers: dict[PeerId, int] = {}  # peers that are here and in no roster: rounds they were waited for
         self._heard_s: dict[PeerId, float] = {}  # voters
         self._expected = state.expected()
         self._later: set[PeerId] = set()  # voters heard in a later round
@@ -115,6 +116,7 @@ class Rounds:
                 return [*self._ask(peer, now_s), *self.round.advance(now_s)]
             case PeerDown(peer):
                 self.up.discard(peer)
+                self._here.discard(peer)
                 self._see_down(peer)
                 self._look_around()
                 return self.round.advance(now_s)
@@ -151,6 +153,7 @@ class Rounds:
         if first.swarm != self.state.swarm:
             return []  # R1
         self._remember(heard, message, now_s)
+        self._see_here(heard.sender)
         if isinstance(message, Ask):
             return self._answer(heard.sender, message, now_s)
         if first.round > self.state.round:
@@ -223,6 +226,14 @@ class Rounds:
         )
         self.round.down = down
 
+    def _see_here(self, peer: PeerId) -> None:
+        """A peer that was only connected, perhaps fetching the state, now takes part: it is waited for."""
+        if peer in self.up and peer not in self._here:
+            self._here.add(peer)
+            if peer not in self._expected:
+                self._newcomers.setdefault(peer, 0)
+            self._look_around()
+
     def _see_down(self, peer: PeerId) -> None:
         if len(self._down) >= PEERS_MAX:  # names are free: forget those that no roster has shown
             self._down = {other for other in self._down if self.state.knows(other)}
@@ -237,9 +248,9 @@ class Rounds:
         self._caught_up = not self.round.from_decision
         present = {peer for peer, member in self.state.members.items() if member.last == before.round}
         self._expected = self.state.expected()
-        counted = {peer: rounds + (peer in self.up) for peer, rounds in self._newcomers.items() if peer not in present}
-        self._newcomers = dict(list(counted.items())[-PEERS_MAX:])
-        for peer in self.up.difference(present, self._newcomers):
+        left_out = [(peer, waited) for peer, waited in self._newcomers.items() if peer not in present]
+        self._newcomers = {peer: waited + (peer in self._here) for peer, waited in left_out[-PEERS_MAX:]}
+        for peer in self._here.difference(present, self._newcomers):
             self._newcomers[peer] = 0
         voters = set(self.state.electorate)
         self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}

@@ -201,12 +201,13 @@ class Ledger:
         return None if row is None else row[0]
 
     def fill(self, round: int, parts: Mapping[bytes, bytes]) -> None:
-        """Write the bytes of parts of a decided round, by root, that came later than its entry."""
+        """Write the bytes of parts of a decided round, by root, that came later than its entry, or anew."""
         with self.batch():
             entry = self.entry(round)
             if entry is None or not parts.keys() <= set(entry.roots):
                 raise ValueError(f"round {round} has no such parts")
-            self._put_parts(round, parts)
+            rows = [(round, root, data) for root, data in parts.items()]
+            self._db.executemany("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", rows)
 
     def roots_held(self, round: int) -> set[bytes]:
         """Return the roots of those parts of a round whose bytes are here."""

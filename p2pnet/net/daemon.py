@@ -14,6 +14,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal
 
+from p2pnet.config import expand_home
 from p2pnet.errors import ConfigError
 from p2pnet.net.control import addr_to_bytes
 from p2pnet.net.host import split_addr
@@ -101,7 +102,8 @@ def find_daemon(configured: Path | None = None) -> Path:
         if not _runnable(configured):
             raise ConfigError(f"daemon: found {configured}, which is not an executable file; {_HOW}")
         return configured
-    for candidate in (_in_distribution(), installed_path()):
+    for find in (_in_distribution, installed_path):
+        candidate = find()
         if candidate is not None and _runnable(candidate):
             return candidate
     raise ConfigError(f"the libp2p daemon p2pd is missing; {_HOW}")
@@ -110,10 +112,10 @@ def find_daemon(configured: Path | None = None) -> Path:
 def installed_path(environment: Mapping[str, str] = os.environ, platform: str = sys.platform) -> Path:
     """Return where `p2pnet daemon install` puts the binary, the user's data folder."""
     if platform == "darwin":
-        data = Path.home() / "Library" / "Application Support"
+        data = expand_home(Path("~/Library/Application Support"), "the daemon's place")
     else:
         named = Path(environment.get("XDG_DATA_HOME", ""))  # the specification says that a relative one is ignored
-        data = named if named.is_absolute() else Path.home() / ".local" / "share"
+        data = named if named.is_absolute() else expand_home(Path("~/.local/share"), "the daemon's place")
     return data / "p2pnet" / f"p2pd-{VERSION}"
 
 

@@ -118,9 +118,8 @@ class CatchUp:
         """Have the results from `start` on, the latest first; returns the round whose result nobody gives, else -1."""
         for number in range(rounds - 1, start - 1, -1):
             for entry, outcome, parts in self._history.rounds(number, number + 1):
-                held = self._history.ledger.roots_held(number)
                 for part, root in zip(parts, entry.roots, strict=True):
-                    if root in held:
+                    if await trio.to_thread.run_sync(self._holds, number, root):
                         continue
                     data = await self._fetch_part(number, root, part)
                     if data is None:
@@ -149,6 +148,14 @@ class CatchUp:
             except NetworkError as error:
                 log.info("result of round %d from %s: %s", number, peer_id_text(peer), error)
         return None
+
+    def _holds(self, number: int, root: bytes) -> bool:
+        """Tell whether the ledger has the bytes of a part, and not what a disk has made of them since."""
+        data = self._history.ledger.part(number, root)
+        if data is not None and self._root(data) != root:
+            log.warning("the result of round %d is damaged on the disk; fetching it again", number)
+            return False
+        return data is not None
 
     def _root(self, data: bytes) -> bytes:
         return merkle.root(merkle.payload_leaves(data, self._format.payload_bytes(CHUNKS_PER_LEAF)))

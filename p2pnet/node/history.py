@@ -149,6 +149,17 @@ async def ask_page(host: Host, peer: PeerId, swarm: bytes, start: int) -> Decisi
         raise PeerError(peer, error.rule, error.detail) from error
 
 
+async def count_rounds(host: Host, members: Sequence[PeerId], swarm: bytes) -> int:
+    """How many rounds any of these members says it has decided, 0 when none answers."""
+    counts = [0]
+    for peer in members[:ASKED_MAX]:
+        try:
+            counts.append((await ask_page(host, peer, swarm, 2**32 - 1)).rounds)
+        except (NetworkError, PeerError) as error:
+            log.info("how many rounds has %s: %s", peer_id_text(peer), error)
+    return max(counts)
+
+
 def replay(swarm: bytes, manifest: Manifest, ledger: Ledger) -> SwarmState:
     """Follow the decided rounds of a ledger from the manifest to the state they lead to.
 
@@ -173,8 +184,11 @@ def entry_of(decision: Decision, lineage: bytes, roots: tuple[bytes, ...]) -> En
 
 
 def decision_of(entry: Entry) -> Decision:
-    """A decided round as it travels."""
-    return Decision(decode((Quorum,), entry.certificate), entry.outcome, entry.commits)
+    """A decided round as it travels. Raises P2pnetError when the disk has damaged it: nobody else's fault."""
+    try:
+        return Decision(decode((Quorum,), entry.certificate), entry.outcome, entry.commits)
+    except WireError as error:
+        raise P2pnetError(f"the ledger's certificate of round {entry.round} is damaged: {error}") from error
 
 
 def open_commits(raws: Sequence[bytes]) -> list[Signed[Commit]]:

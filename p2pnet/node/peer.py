@@ -5,28 +5,31 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import trio
 
 from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
+from p2pnet.core.parts import CHUNKS_PER_LEAF
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
-from p2pnet.errors import P2pnetError
+from p2pnet.errors import BehindError, P2pnetError, WireError
 from p2pnet.identity import Identity, verify
+from p2pnet.ledger.damage import LedgerError, damaged
 from p2pnet.ledger.log import Held, Ledger
 from p2pnet.net.host import Host
 from p2pnet.node import bridge as br
 from p2pnet.node.bulk import SLOW_BYTES_PER_S, Bulk
 from p2pnet.node.diary import Diary
-from p2pnet.node.history import decision_of, entry_of, open_commits, replay
+from p2pnet.node.history import count_rounds, decision_of, entry_of, open_commits, replay
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
 from p2pnet.node.snapshots import Snapshots
 from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.wire import merkle
 from p2pnet.wire.codec import encode
 from p2pnet.wire.manifest import Manifest
 from p2pnet.wire.round import (
@@ -43,6 +46,8 @@ from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
 
+NOMINAL_BPS = 100_000_000  # what a peer without a cap says of its line, until lines are measured: then all are equal
+GATHER_FAILURES = 3  # until it is asked how far the others are
 SERVE_MAX = 32  # decisions sent in answer to one ask
 BEACON_PURPOSE = b"p2pnet/beacon/1"
 
@@ -71,13 +76,17 @@ class Peer:
         bridge: br.Bridge,
         diary: Diary,
         reach: Callable[[], int] = lambda: 0,
+        caps_bps: tuple[int, int] = (0, 0),
     ) -> None:
+        """caps_bps: what the operator allows, up and down; 0: no cap."""
         codec = swarm.manifest.codec
         self._formats = (ChunkFormat(codec.k), ChunkFormat(codec.k_result))
         self.swarm, self.identity, self.host, self.bridge, self.diary = swarm, identity, host, bridge, diary
         self._reach = reach
+        self._rates_kbps = [min(cap or NOMINAL_BPS, NOMINAL_BPS) // 1000 for cap in caps_bps]
         self._ledger, self._every = swarm.ledger, swarm.manifest.policy.snapshot_rounds
         self._rng = random.Random()
+        self._failures = 0  # to gather a result that is decided elsewhere, in a row
         self.inbox, self.links = inbox, links
         self._clock = trio.lowlevel.current_clock()  # for those who ask from another thread
         now_s = trio.current_time()
@@ -92,9 +101,10 @@ class Peer:
         context = Context(
             identity.peer, identity.sign, verify, chain, self.bulk.leaves, exchange_s, self._rng, audits=True
         )
-        held = tuple((held.outcome, held.commits) for held in self._ledger.held(state.round))
-        restored = Restored(self._ledger.slots_of_round(state.round), held)
-        self.rounds = Rounds(context, state, now_s, restored)
+        try:
+            self.rounds = Rounds(context, state, now_s, restored(self._ledger, state.round, self._formats[1]))
+        except WireError as error:  # what we signed or held, and nobody else could have written there
+            raise LedgerError(damaged(self._ledger.path, error)) from error
         diary.state(state)
 
     async def run(self) -> None:
@@ -111,8 +121,8 @@ class Peer:
                 self.inbox.put(ev.Started(round_id, checksum, state))
             case br.Submitted():
                 root = self.bulk.keep_payload(item.round_id, item.payload, item.tree)
-                self.diary.trained(item.loss, trio.current_time())
-                up, down = 0, 0
+                self.diary.trained(item, trio.current_time())
+                up, down = self._rates_kbps
                 self.inbox.put(ev.Encoded(item.round_id, root, item.samples, item.assigned, self._reach(), up, down))
             case br.Skipped(round_id, reason):
                 self.inbox.put(ev.Skipped(round_id, reason))
@@ -126,12 +136,31 @@ class Peer:
         """Feed the machine one event at a time and perform what follows, in order."""
         while True:
             event = await self.inbox.take(self.rounds.deadline_s)
+            self._mind(event)
             effects = self.rounds.handle(event, trio.current_time())
             if any(isinstance(effect, ev.Persist | ev.Hold | ev.Decide) for effect in effects):
                 await trio.to_thread.run_sync(self._write, effects)
             for effect in effects:
                 self._perform(effect)
             await trio.lowlevel.checkpoint()
+
+    def _mind(self, event: ev.Event) -> None:
+        """Count how often nobody gave a result of a round that is over elsewhere."""
+        if isinstance(event, ev.Gathered):
+            self._failures = 0
+        elif isinstance(event, ev.GatherFailed) and self.rounds.round.undecided_certificate:
+            self._failures += 1
+            if self._failures % GATHER_FAILURES == 0:
+                self._nursery.start_soon(self._see_behind, event.round)
+
+    async def _see_behind(self, number: int) -> None:
+        """End this node when the members have gone on for so long that they may have dropped what it lacks."""
+        ahead = await count_rounds(self.host, self.links.membership.up, self.swarm.swarm)
+        if ahead > number + self._every:
+            raise BehindError(
+                f"round {number} of {ahead}: this peer was away for so long that no member has the result any more; "
+                "join again with the same state_dir, and it goes on from a later state"
+            )
 
     def _write(self, effects: list[ev.Effect]) -> None:
         """Make durable, in one transaction, all that must be before anything of these effects is sent."""
@@ -167,6 +196,9 @@ class Peer:
             case ev.Answer():
                 self.bulk.answer(effect)
             case ev.Gather():
+                if self.rounds.round.undecided_certificate:  # over elsewhere, perhaps long ago: anybody may have it
+                    sources = dict.fromkeys((*effect.sources, *self.links.membership.up))
+                    effect = replace(effect, sources=tuple(sources))
                 self._nursery.start_soon(self.bulk.gather, effect)
             case ev.Audit():
                 self._nursery.start_soon(self.bulk.audit, effect)
@@ -185,7 +217,7 @@ class Peer:
         commits = self.rounds.round.commits.held
         listed = [commit.peer for commit in open_commits(decide.decision.commits)]
         last_s = max((commits[peer][1] for peer in listed if peer in commits), default=None)
-        self.diary.decided(decide, last_s)
+        self.diary.decided(decide, last_s, self.identity.peer in listed)
         self.bridge.give(self._outcome(decide))
         self.bulk.forget(decide.round)
 
@@ -219,7 +251,18 @@ class Peer:
 
     def snapshot(self) -> dict[str, Any]:
         """What `p2pnet status` shows of the rounds."""
-        return self.diary.snapshot(self.rounds, self.links, self.host, self._clock.current_time())
+        network = self.diary.network(self.links, self.host)
+        return network | self.diary.snapshot(self.rounds, self._clock.current_time())
+
+
+def restored(ledger: Ledger, round_id: int, fmt: ChunkFormat) -> Restored:
+    """What a stopped process of ours left of a round; raises WireError when bytes of a part are not what they were."""
+    held = ledger.held(round_id)
+    for root in {root for one in held for root in one.roots}:
+        data = ledger.part(round_id, root) or b""
+        if merkle.root(merkle.payload_leaves(data, fmt.payload_bytes(CHUNKS_PER_LEAF))) != root:
+            raise WireError("exchange-1/R6", f"a part held for round {round_id} has another root")
+    return Restored(ledger.slots_of_round(round_id), tuple((one.outcome, one.commits) for one in held))
 
 
 def is_of_use(signed: SignedRound, rounds: Rounds) -> bool:

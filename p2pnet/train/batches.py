@@ -22,12 +22,19 @@ class Batches(Iterator[Any]):
     """
 
     def __init__(
-        self, dataset: Dataset[Any], current: Callable[[], Assignment | None], *, batch_size: int = 1, **options: Any
+        self,
+        dataset: Dataset[Any],
+        current: Callable[[], Assignment | None],
+        *,
+        batch_size: int = 1,
+        rank: int = 0,
+        ranks: int = 1,
+        **options: Any,
     ) -> None:
         """dataset: map-style.   current: the round's assignment, None when the swarm has stopped; asked once per batch.
 
-        options: DataLoader's, except those that choose samples. Raises ConfigError for those and for a dataset
-        without a length.
+        rank, ranks: of a replica of several processes, each gets every `ranks`th batch.   options: DataLoader's, except
+        those that choose samples. Raises ConfigError for those and for a dataset without a length.
         """
         if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
             raise ConfigError(
@@ -42,12 +49,16 @@ class Batches(Iterator[Any]):
         if population < 1:
             raise ConfigError("batches: the dataset is empty")
         self._current = current
-        self._sampler = _RoundSampler(population, batch_size)
+        self._sampler = _RoundSampler(population, batch_size, rank, ranks)
         self._loader: DataLoader[Any] | None = DataLoader(
             dataset, batch_sampler=self._sampler, persistent_workers=bool(options.get("num_workers")), **options
         )
         self._epoch: Iterator[Any] = iter(())
         self._round_id: int | None = None
+
+    def is_used(self, round_id: int) -> bool:
+        """Tell whether a batch of this round was given out."""
+        return self._round_id == round_id
 
     def __iter__(self) -> Self:
         return self
@@ -59,10 +70,12 @@ class Batches(Iterator[Any]):
             raise StopIteration
         if assignment.round_id != self._round_id:
             self._round_id = assignment.round_id
+            self._sampler.expected = max(assignment.batches or 0, self._sampler.taken)  # last round: accumulation
             self._start_epoch(assignment, first=0)
         try:
             batch = next(self._epoch)
         except StopIteration:  # the round takes more batches than expected: go on where it left off
+            self._sampler.expected += assignment.batches or 1
             self._start_epoch(assignment, first=self._sampler.taken)
             batch = next(self._epoch)
         self._sampler.taken += 1
@@ -82,11 +95,13 @@ class Batches(Iterator[Any]):
 class _RoundSampler(Sampler[list[int]]):
     """The batches of the round that was started last, from `taken` on."""
 
-    def __init__(self, population: int, batch_size: int) -> None:
+    def __init__(self, population: int, batch_size: int, rank: int, ranks: int) -> None:
         self._population = population
         self._batch_size = batch_size
+        self._rank, self._ranks = rank, ranks
         self._assignment: Assignment | None = None
         self.taken = 0  # batches of this round that the loop has received
+        self.expected = 0  # so many it is expected to take; 0: not known
 
     def start(self, assignment: Assignment, first: int) -> None:
         self._assignment = assignment
@@ -95,10 +110,6 @@ class _RoundSampler(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         assignment = self._assignment
         assert assignment is not None
-        steps = (
-            itertools.count(self.taken)
-            if not assignment.batches
-            else itertools.islice(itertools.count(self.taken), assignment.batches)
-        )
-        for step in steps:
-            yield assignment.batch(step, self._batch_size, self._population)
+        left = self.expected - self.taken if assignment.batches else None
+        for step in itertools.islice(itertools.count(self.taken), left):
+            yield assignment.batch(step * self._ranks + self._rank, self._batch_size, self._population)

@@ -6,8 +6,9 @@ place of e when a round is encoded, and the local model is the third copy.
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -22,7 +23,10 @@ from p2pnet.numerics.layout import Layout
 from p2pnet.numerics.outer import apply_result
 from p2pnet.numerics.reduce import LEAF_CHUNKS
 from p2pnet.numerics.state import checksum, state_sha256
-from p2pnet.train.moments import NOTE, PREFIX, Moments
+from p2pnet.train.moments import PREFIX, Moments
+from p2pnet.train.ranks import ALONE, Ranks
+from p2pnet.train.replica import Replica
+from p2pnet.train.shards import read_whole
 from p2pnet.train.storage import (
     check_tensors,
     dump_tensors,
@@ -33,7 +37,6 @@ from p2pnet.train.storage import (
     write_raw,
     write_tensors,
 )
-from p2pnet.wire.manifest import ParameterRow
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +64,15 @@ class Learner:
     """
 
     def __init__(
-        self, model: nn.Module, *, k: int, k_result: int, level_bias: int, alpha_ppm: int, beta_ppm: int
+        self,
+        model: nn.Module,
+        *,
+        k: int,
+        k_result: int,
+        level_bias: int,
+        alpha_ppm: int,
+        beta_ppm: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Take the model's parameters as theta.   k, k_result, level_bias: codec-1.   alpha, beta: millionths.
 
@@ -69,22 +80,19 @@ class Learner:
         """
         if alpha_ppm < 0 or not 0 <= beta_ppm <= PPM:
             raise ValueError(f"alpha_ppm is {alpha_ppm}, beta_ppm is {beta_ppm} (0..{PPM})")
-        named = dict(model.named_parameters())  # each tensor once
-        self._model = model
-        self._trained = {name: named[name] for name in sorted(named) if named[name].requires_grad}
-        self._frozen = {name: named[name] for name in sorted(named) if not named[name].requires_grad}
-        if not self._trained:
-            raise ConfigError("model: no parameter is trained (requires_grad)")
-        if odd := [f"{name} is {p.dtype}" for name, p in self._trained.items() if not p.is_floating_point()]:
-            raise ConfigError(f"model: trained parameters must be real floating-point numbers: {list_some(odd)}")
+        self.replica = Replica(model, ranks)
+        self._ranks = ranks
         self._format = ChunkFormat(k)
         self._format_result = ChunkFormat(k_result)
         self._level_bias = level_bias
         self._alpha_ppm = alpha_ppm
         self._beta_ppm = beta_ppm
-        self._layout = Layout((name, tuple(p.shape)) for name, p in self._trained.items())
-        device = next(iter(self._trained.values())).device
-        self._theta = self._layout.gather(self._trained, self._layout.empty(device))  # (chunks, 4096) float32
+        self._layout = Layout((name, tuple(p.shape)) for name, p in self.replica.trained.items())
+        device = self.replica.device if ranks.first else "meta"  # the other ranks hold none of it
+        self._theta = self._layout.empty(device)  # (chunks, 4096) float32
+        theta = self._layout.views(self._theta)
+        for name, whole in self.replica.read():
+            theta[name].copy_(whole)
         self._e = self._layout.empty(device)  # (chunks, 4096) float32; from encode to apply or void it holds a
         self._sent: Sparse | None = None  # what I sent of a
         self._decayed = False  # whether beta was applied since the last decided result
@@ -119,28 +127,6 @@ class Learner:
         """Whether an update was encoded whose round is not over."""
         return self._sent is not None
 
-    def parameter_table(self) -> tuple[ParameterRow, ...]:
-        """Return the manifest's rows for this model, by name, frozen parameters included."""
-        rows = [(name, p, 1) for name, p in self._trained.items()] + [(name, p, 0) for name, p in self._frozen.items()]
-        return tuple(
-            ParameterRow(name, str(p.dtype).removeprefix("torch."), tuple(p.shape), trained)
-            for name, p, trained in sorted(rows, key=lambda row: row[0])
-        )
-
-    def check_table(self, table: Iterable[ParameterRow]) -> None:
-        """Raise ConfigError that lists what differs between the manifest's table and this model.
-
-        Names, shapes and what is trained must agree. The dtype need not: theta is float32 for everybody.
-        """
-        ours, theirs = ({row.name: row for row in rows} for rows in (self.parameter_table(), table))
-        differing = [
-            f"{name}: the swarm has {_describe(theirs.get(name))}, the model {_describe(ours.get(name))}"
-            for name in sorted(ours.keys() | theirs.keys())
-            if _describe(ours.get(name)) != _describe(theirs.get(name))
-        ]
-        if differing:
-            raise ConfigError(f"model: {len(differing)} parameters differ from the swarm's: {list_some(differing)}")
-
     @torch.no_grad()
     def encode(self, steps: int, h_steps: int) -> Update:
         """End the training of a round: a = beta * e + (theta - local) * h_steps / steps, and its largest values.
@@ -153,15 +139,20 @@ class Learner:
             raise ValueError("an update is pending: apply or void its round first")
         if steps < 1 or not 0 < h_steps / steps <= SCALE_MAX:
             raise ValueError(f"{steps} steps of {h_steps}")
+        self.replica.check_unchanged()
         self._refuse_not_finite()
         scale = torch.tensor(h_steps / steps, dtype=torch.float32).item()
         beta_ppm = PPM if self._decayed else self._beta_ppm
-        e = self._layout.views(self._e)
-        for name, start in self._layout.views(self._theta).items():
-            delta = _subtract(start, self._trained[name])
+        theta, e = self._layout.views(self._theta), self._layout.views(self._e)
+        for name, local in self.replica.read():
+            if not self._ranks.first:
+                continue
+            delta = _subtract(theta[name], local)
             if steps != h_steps:
                 delta.mul_(scale)
             accumulate(e[name], delta, beta_ppm, out=e[name])
+        if not self._ranks.first:
+            return Update(b"", 0)
         self._decayed = True
         encoded = encode(self._e, self._format, self._level_bias)
         self._sent = encoded.sent
@@ -171,9 +162,7 @@ class Learner:
         """Return the update whose round is not over once more, for a process that was stopped before it was."""
         if self._sent is None:
             raise ValueError("no update is pending")
-        sent = self._sent
-        payload = pack(sent.indices.long(), sent.codes.long(), sent.negative, self._format)
-        return Update(as_bytes(payload), self.checksum())
+        return Update(as_bytes(self._pack(self._sent)), self.checksum())
 
     @torch.no_grad()
     def apply(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
@@ -185,6 +174,11 @@ class Learner:
         """
         if named is not None and len(named) != self.leaves:
             raise ValueError(f"{len(named)} leaves named, there are {self.leaves}")
+        if self._ranks.first:
+            self._take_over(result, named)
+        self._restore()
+
+    def _take_over(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
         device = self._theta.device
         chunks = as_chunks(result, self._format_result, self.chunks).to(device)
         decided = decode(chunks, self._format_result, self.chunks)
@@ -196,7 +190,6 @@ class Learner:
         self._sent = None
         self._decayed = False
         apply_result(self._theta, decided, self._format_result, self._level_bias, self._alpha_ppm)
-        self._restore()
 
     def void(self) -> None:
         """End a round without a result: e = a, the model is set to theta. beta stays applied (once per result)."""
@@ -204,38 +197,43 @@ class Learner:
         self._restore()
 
     def checksum(self) -> int:
-        """Return the 64-bit checksum of theta that a commit carries."""
-        return checksum(self._theta)
+        """Return the 64-bit checksum of theta that a commit carries, on rank 0; elsewhere 0."""
+        return checksum(self._theta) if self._ranks.first else 0
 
     def state_sha256(self) -> bytes:
-        """Return the SHA-256 over theta, and frozen parameters as float32, in the order of their names."""
-        return state_sha256(self._layout.views(self._theta) | self._frozen_values())
+        """Return the SHA-256 over theta, and frozen parameters as float32, in the order of their names. Collective."""
+        return self._hash(self._layout.views(self._theta))
 
     def initial_bytes(self) -> bytes:
         """Return theta as a safetensors file; its SHA-256 is the manifest's `initial`."""
         return dump_tensors(self._layout.views(self._theta))
 
     def load_initial(self, data: bytes) -> None:
-        """Start anew from a safetensors file of theta. Raises ConfigError when it does not fit; nothing has changed."""
-        tensors = parse_tensors(data, "initial parameters")
-        expected = {name: (torch.float32, tuple(p.shape)) for name, p in self._trained.items()}
-        check_tensors(tensors, expected, "initial parameters")
-        self._layout.gather(tensors, self._theta)
-        self._e.zero_()
-        self._sent, self._decayed = None, False
+        """Start anew from a safetensors file of theta. Raises ConfigError when it does not fit; nothing has changed.
+
+        data: rank 0's counts.
+        """
+        if self._ranks.first:
+            tensors = parse_tensors(data, "initial parameters")
+            expected = {name: (torch.float32, tuple(p.shape)) for name, p in self.replica.trained.items()}
+            check_tensors(tensors, expected, "initial parameters")
+            self._layout.gather(tensors, self._theta)
+            self._e.zero_()
+            self._sent, self._decayed = None, False
         self._restore()
 
     def save(self, path: Path, notes: Mapping[str, str], moments: Moments | None = None) -> None:
-        """Write theta, e, a pending update and the optimizers' state, in one atomic step.
+        """Write theta, e, a pending update and the optimizers' state, in one atomic step; on rank 0 alone.
 
-        notes: the caller's, such as round and lineage. Raises ConfigError when the file cannot be written.
+        notes: the caller's, such as round and lineage.   moments: the other ranks' go through `RankFiles`.
+        Raises ConfigError when the file cannot be written.
         """
-        kept, described = moments.dump() if moments is not None else ({}, {})
-        tensors = kept | {"theta": self._theta, "e": self._e}
+        tensors = {"theta": self._theta, "e": self._e}
+        if moments is not None:
+            tensors |= moments.dump()
         if self._sent is not None:
-            sent = self._sent
-            tensors["payload"] = pack(sent.indices.long(), sent.codes.long(), sent.negative, self._format)
-        own = {"format": FORMAT, "table": self._table_sha256(), "decayed": str(int(self._decayed))} | described
+            tensors["payload"] = self._pack(self._sent)
+        own = {"format": FORMAT, "table": self._table_sha256(), "decayed": str(int(self._decayed))}
         if clash := own.keys() & notes.keys():
             raise ValueError(f"the notes {sorted(clash)} are the learner's own")
         write_tensors(path, tensors, own | dict(notes))
@@ -245,6 +243,11 @@ class Learner:
 
         An optimizer's state that does not fit is no error: a log line says so, and it begins anew.
         """
+        notes = json.loads(self._ranks.from_first(lambda: json.dumps(self._load(path, moments)).encode()))
+        self._restore()
+        return dict(notes)
+
+    def _load(self, path: Path, moments: Moments | None) -> dict[str, str]:
         tensors, metadata = read_tensors(path)
         if (found := metadata.pop("format", "none")) != FORMAT:
             raise ConfigError(f"{path}: its format is {found!r}, expected {FORMAT!r}")
@@ -252,7 +255,6 @@ class Learner:
             raise ConfigError(f"{path}: saved from a model with other parameters")
         payload = tensors.pop("payload", None)
         kept = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
-        described = {NOTE: metadata.pop(NOTE, "[]")}
         expected = dict.fromkeys(("theta", "e"), (torch.float32, tuple(self._theta.shape)))
         check_tensors(tensors, expected, str(path))
         try:
@@ -264,15 +266,14 @@ class Learner:
         self._theta.copy_(tensors["theta"])
         self._e.copy_(tensors["e"])
         self._decayed = metadata.pop("decayed", "0") == "1"
-        self._restore()
-        for note in moments.restore(kept, described) if moments is not None else []:
+        for note in moments.restore(kept) if moments is not None else []:
             log.warning("%s: %s", path, note)
         return metadata
 
     def write_state(self, path: Path) -> None:
         """Write theta for who joins late: fp32, little endian, nothing else, in the order of the names; atomic.
 
-        Raises ConfigError when the file cannot be written.
+        On rank 0 alone. Raises ConfigError when the file cannot be written.
         """
         write_raw(path, self._layout.views(self._theta).values())
 
@@ -281,47 +282,78 @@ class Learner:
         """Go on from a file of `write_state` whose hash is certified; e stays, and a pending update is over.
 
         expected_sha256: `state_sha256` of the peers that wrote it: theta, and the frozen parameters, which must be this
-        model's. Raises ConfigError when the file or the frozen parameters differ; then nothing has changed.
+        model's. Raises ConfigError when the file or the frozen parameters differ; then nothing has changed. Collective.
         """
-        values = read_raw(path, self._layout.params)  # (params,) float32
-        sizes = {name: view.shape for name, view in self._layout.views(self._theta).items()}
-        parts = torch.split(values, [shape.numel() for shape in sizes.values()])
-        tensors = {name: part.view(shape) for (name, shape), part in zip(sizes.items(), parts, strict=True)}
-        found = state_sha256(tensors | self._frozen_values())
+        tensors: dict[str, Tensor] = {}
+        if self._ranks.first:
+            values = read_raw(path, self._layout.params)  # (params,) float32
+            shapes = [(name, p.shape) for name, p in self.replica.trained.items()]
+            parts = torch.split(values, [shape.numel() for _, shape in shapes])
+            tensors = {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+        found = self._hash(tensors)
         if found != expected_sha256:
             raise ConfigError(
                 f"{path}: its hash is {found.hex()}, the certified one {expected_sha256.hex()}; the file is damaged"
-                + (", or the model's frozen parameters are not the swarm's" if self._frozen else "")
+                + (", or the model's frozen parameters are not the swarm's" if self.replica.frozen else "")
             )
-        self._layout.gather(tensors, self._theta)
+        if self._ranks.first:
+            self._layout.gather(tensors, self._theta)
         self._sent, self._decayed = None, False
         self._restore()
 
     def export(self, path: Path) -> None:
-        """Write the model for use elsewhere: theta, frozen parameters and buffers by name, as safetensors."""
-        lasting = self._model.state_dict(keep_vars=True).keys()
-        buffers = {name: buffer for name, buffer in self._model.named_buffers() if name in lasting}
-        tensors = {**self._layout.views(self._theta), **self._frozen, **buffers}
-        write_tensors(path, {name: tensor.detach().clone() for name, tensor in tensors.items()}, {"format": "pt"})
+        """Write the model for use elsewhere: theta, frozen parameters and buffers by name, as safetensors.
 
-    def _frozen_values(self) -> dict[str, Tensor]:
-        return {name: p.detach().to(torch.float32) for name, p in self._frozen.items()}
+        Collective; rank 0 writes. Raises ConfigError when the file cannot be written.
+        """
+        others = {name: read_whole(p) for name, p in self.replica.frozen.items()} | self.replica.buffers()
+        if self._ranks.first:
+            tensors = self._layout.views(self._theta) | others
+            write_tensors(path, {name: tensor.detach().clone() for name, tensor in tensors.items()}, {"format": "pt"})
+
+    def _hash(self, theta: Mapping[str, Tensor]) -> bytes:
+        """Return the hash of these values with the model's frozen ones. Collective; `theta` is rank 0's."""
+        frozen = self.replica.frozen
+        if self._ranks.first:
+            return self._ranks.share(state_sha256(_Masters(theta, frozen)))
+        for parameter in frozen.values():
+            read_whole(parameter)
+        return self._ranks.share()
+
+    def _pack(self, sent: Sparse) -> Tensor:
+        return pack(sent.indices.long(), sent.codes.long(), sent.negative, self._format)
 
     def _restore(self) -> None:
-        self._layout.scatter_into(self._theta, self._trained)
+        self.replica.write(self._layout.views(self._theta))
 
     def _refuse_not_finite(self) -> None:
-        device = self._theta.device
-        extremes = [torch.stack(torch.aminmax(p.detach())).to(device, torch.float32) for p in self._trained.values()]
-        fine = torch.stack(extremes).abs().amax(1) <= VALUE_MAX  # False for NaN, which aminmax passes on
-        if not bool(fine.all()):
-            names = [name for name, good in zip(self._trained, fine.tolist(), strict=True) if not good]
+        extremes = torch.stack(self.replica.extremes())  # (parameters, 2) float32
+        fine = extremes.abs().amax(1) <= VALUE_MAX  # False for NaN, which aminmax passes on
+        spoilt = self._ranks.either((~fine).tolist())
+        if any(spoilt):
+            names = [name for name, bad in zip(self.replica.trained, spoilt, strict=True) if bad]
             self._restore()
             raise NotFiniteError(f"NaN, infinity or a value beyond 2^64 in the local model: {list_some(names, 5)}")
 
     def _table_sha256(self) -> str:
-        rows = [(row.name, row.shape) for row in self.parameter_table() if row.trained]
+        rows = [(row.name, row.shape) for row in self.replica.table() if row.trained]
         return sha256(repr((rows, self._format.k)).encode()).hexdigest()
+
+
+class _Masters(Mapping[str, Tensor]):
+    """All parameters as float32, each made when it is asked for: a large frozen model is never there twice."""
+
+    def __init__(self, theta: Mapping[str, Tensor], frozen: Mapping[str, Tensor]) -> None:
+        self._theta, self._frozen = theta, frozen
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._theta[name] if name in self._theta else read_whole(self._frozen[name]).to(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._theta, *self._frozen])
+
+    def __len__(self) -> int:
+        return len(self._theta) + len(self._frozen)
 
 
 def _subtract(start: Tensor, local: Tensor) -> Tensor:
@@ -333,9 +365,3 @@ def _subtract(start: Tensor, local: Tensor) -> Tensor:
         return start - local.to(start.device)
     wide = torch.promote_types(local.dtype, torch.float32)
     return (start.to(local.dtype).to(wide) - local.to(start.device, wide)).to(torch.float32)
-
-
-def _describe(row: ParameterRow | None) -> str:
-    if row is None:
-        return "none"
-    return f"{list(row.shape)} {'trained' if row.trained else 'frozen'}"

@@ -21,7 +21,7 @@ from p2pnet.train.shards import is_sharded, local_part, shard_like
 log = logging.getLogger(__name__)
 
 PREFIX: Final = "optimizer."  # of the tensors' names in the file
-NOTE: Final = "optimizers"  # the JSON's name in the file's metadata
+TEXT: Final = PREFIX + "json"  # what belongs where, as bytes
 # What a group holds for the user's code and the schedulers to say; every other number in a group that has changed since
 # the start is state (schedule-free and Prodigy keep theirs there).
 HYPERPARAMETERS: Final = frozenset(
@@ -50,20 +50,21 @@ class Moments:
         self._first = [[_numbers(group) for group in one.param_groups] for one in given]
         self._left_out: set[str] = set()  # said already
 
-    def dump(self) -> tuple[dict[str, Tensor], dict[str, str]]:
-        """Return the state as tensors and metadata for one safetensors file; the tensors may be the optimizers' own.
+    def dump(self) -> dict[str, Tensor]:
+        """Return the state as tensors for a safetensors file, which may be the optimizers' own.
 
         What cannot be kept (objects, tensors of unusual kinds) is left out, which one log line says.
         """
         tensors: dict[str, Tensor] = {}
         parts = [self._dump_one(number, tensors) for number in range(len(self.optimizers))]
-        return tensors, {NOTE: json.dumps(parts)}
+        text = bytearray(json.dumps(parts), "utf-8")
+        return tensors | {TEXT: torch.frombuffer(text, dtype=torch.uint8)}
 
-    def restore(self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> list[str]:
+    def restore(self, tensors: Mapping[str, Tensor]) -> list[str]:
         """Go on from what `dump` returned; returns a sentence for each state that does not fit and is dropped."""
         try:
-            parts = json.loads(metadata.get(NOTE, "[]"))
-        except ValueError:
+            parts = json.loads(tensors[TEXT].numpy().tobytes()) if TEXT in tensors else []
+        except (ValueError, TypeError, RecursionError):
             parts = None
         if not isinstance(parts, list) or len(parts) != len(self.optimizers):
             found = len(parts) if isinstance(parts, list) else "unreadable"

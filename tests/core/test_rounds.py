@@ -158,3 +158,26 @@ def test_the_next_tick_is_never_in_the_past() -> None:
         now_s = deadline_s
         found.handle(Tick(), now_s)
     assert now_s > 60  # a quiet peer is woken a few times a second at most
+
+
+def test_a_newcomer_is_waited_for_from_its_first_word_on_and_for_two_rounds() -> None:
+    found, newcomer = rounds(), peer(77)
+    found.handle(PeerUp(newcomer), 0.0)
+    assert newcomer not in found.round.newcomers  # connected: perhaps it still fetches the state
+    number = 0
+    for expected in (False, False, True, True, False):
+        if expected and newcomer not in found.round.newcomers:
+            found.handle(Heard(newcomer, Ask(SWARM, number, 0)), 1.0)
+        assert (newcomer in found.round.newcomers) is expected, number
+        state = found.state
+        void = encode(state.outcome(b"", 0, (), (), b"s" * 32 if number % state.policy.snapshot_rounds == 0 else b""))
+        value = outcome_digest(void)
+        ballot = Vote(SWARM, number, 1, 2, value)
+        seals = {voter: signed(ballot, voter).signature for voter in VOTERS[:3]}
+        found.handle(Heard(OTHERS[0], Decision(bundle(state, 1, Phase.SEAL, value, seals), void, ())), 1.0)
+        found.handle(Applied(number), 1.0)
+        number += 1
+    found.handle(PeerDown(newcomer), 2.0)
+    found.handle(PeerUp(newcomer), 2.0)
+    found.handle(Heard(newcomer, Ask(SWARM, number, 0)), 3.0)
+    assert newcomer not in found.round.newcomers  # coming and going holds nobody up

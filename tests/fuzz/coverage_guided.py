@@ -1,8 +1,8 @@
-"""Fuzz every target of `targets.py` with atheris, which follows the coverage: `nice python -m tests.fuzz.coverage_guided`.
+"""Fuzz every target of `targets.py` with atheris, which follows coverage: `python -m tests.fuzz.coverage_guided`.
 
-Run by hand, now and then, in an environment of its own: `pip install atheris` beside p2pnet[train,dev]; p2pnet does not
-depend on it. Each target gets a process, so many seconds and so much memory. Exit status 1 when something was found; the
-input then lies in --work. What was run and found is in README.md beside this file.
+Run by hand, now and then, in an environment of its own: `pip install atheris` beside p2pnet[train,dev]; p2pnet does
+not depend on it. Each target gets a process, so many seconds and so much memory. Exit status 1 when something was
+found; the input then lies in --work. What was run and found is in README.md beside this file.
 """
 
 from __future__ import annotations

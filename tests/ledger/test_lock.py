@@ -19,10 +19,13 @@ from p2pnet.ledger.lock import StateLock
 lock = StateLock(Path(sys.argv[1]))
 if len(sys.argv) > 2:  # a child that outlives us, as a DataLoader's worker does
     import os
+    said, say = os.pipe()
     child = os.fork()
     if child == 0:
+        os.write(say, b"x")  # what is done in a child first is done
         sys.stdin.read()
         os._exit(0)
+    os.read(said, 1)
     print("child", child, flush=True)
 print("held", flush=True)
 sys.stdin.read()

@@ -79,7 +79,7 @@ def test_the_table_names_each_parameter_once_with_dtype_shape_and_whether_it_is_
     net = make_net()
     net.layer.bias.requires_grad_(False)
     net.norm.weight.data = net.norm.weight.data.bfloat16()
-    assert make_learner(net).parameter_table() == (
+    assert make_learner(net).replica.table() == (
         ParameterRow("embedding.weight", "float32", (70, 64), 1),
         ParameterRow("layer.bias", "float32", (64,), 0),
         ParameterRow("layer.weight", "float32", (64, 64), 1),
@@ -90,15 +90,15 @@ def test_the_table_names_each_parameter_once_with_dtype_shape_and_whether_it_is_
 
 def test_a_table_of_another_model_is_refused_with_every_difference() -> None:
     learner = make_learner(make_net())
-    rows = {row.name: row for row in learner.parameter_table()}
-    learner.check_table(rows.values())
+    rows = {row.name: row for row in learner.replica.table()}
+    learner.replica.check_table(rows.values())
     rows["norm.weight"] = ParameterRow("norm.weight", "bfloat16", (64,), 1)
-    learner.check_table(rows.values())  # in what precision a peer trains is its own business
+    learner.replica.check_table(rows.values())  # in what precision a peer trains is its own business
     rows["layer.bias"] = ParameterRow("layer.bias", "float32", (65,), 1)
     rows["extra"] = ParameterRow("extra", "float32", (1, 2), 0)
     del rows["norm.bias"]
     with pytest.raises(ConfigError) as caught:
-        learner.check_table(rows.values())
+        learner.replica.check_table(rows.values())
     assert str(caught.value) == (
         "model: 3 parameters differ from the swarm's: extra: the swarm has [1, 2] frozen, the model none; "
         "layer.bias: the swarm has [65] trained, the model [64] trained; "
@@ -134,7 +134,7 @@ def test_an_update_of_fewer_steps_counts_as_a_whole_one() -> None:
     updates = []
     for size, steps in ((0.25, 2), (0.5, 4)):
         learner = make_learner(net := make_net())
-        zeros = {row.name: torch.zeros(row.shape) for row in learner.parameter_table()}
+        zeros = {row.name: torch.zeros(row.shape) for row in learner.replica.table()}
         learner.load_initial(dump_tensors(zeros))
         train(net, seed=1, size=size)
         updates.append(learner.encode(steps, h_steps=4))

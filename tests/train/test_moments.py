@@ -13,7 +13,7 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from p2pnet.train.moments import NOTE, Moments
+from p2pnet.train.moments import TEXT, Moments
 from p2pnet.train.storage import read_tensors, write_tensors
 
 Make = Callable[[Any], Optimizer]
@@ -95,9 +95,9 @@ def train(model: nn.Module, optimizer: Optimizer, steps: int, seed: int) -> None
             optimizer.step()
 
 
-def through_a_file(path: Path, moments: Moments) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    write_tensors(path, *moments.dump())
-    return read_tensors(path)
+def through_a_file(path: Path, moments: Moments) -> dict[str, torch.Tensor]:
+    write_tensors(path, moments.dump(), {})
+    return read_tensors(path)[0]
 
 
 @pytest.mark.parametrize("name", MAKERS)
@@ -110,7 +110,7 @@ def test_an_optimizer_goes_on_as_if_nothing_had_happened(tmp_path: Path, name: s
     train(model, optimizer, 3, seed=1)
     again = copy.deepcopy(model)
     restarted = make(again.parameters())
-    assert Moments(restarted).restore(*through_a_file(tmp_path / "file", moments)) == []
+    assert Moments(restarted).restore(through_a_file(tmp_path / "file", moments)) == []
     for each, each_optimizer in ((model, optimizer), (again, restarted)):
         train(each, each_optimizer, 3, seed=2)
     for mine, theirs in zip(model.parameters(), again.parameters(), strict=True):
@@ -132,12 +132,12 @@ def test_several_optimizers_share_a_file(tmp_path: Path) -> None:
         train(model, optimizer, 2, seed=1)
     fresh = torch.optim.SGD(matrices, lr=0.1, momentum=0.9), torch.optim.AdamW(rest)
     file = through_a_file(tmp_path / "file", Moments(pair))
-    assert Moments(fresh).restore(*file) == []
+    assert Moments(fresh).restore(file) == []
     for old, new in zip(pair, fresh, strict=True):
         for parameter, state in old.state.items():
             for key, value in state.items():
                 assert torch.equal(new.state[parameter][key], value)
-    assert Moments(fresh[0]).restore(*file) == ["optimizers: saved were 2, there are 1: all begin anew"]
+    assert Moments(fresh[0]).restore(file) == ["optimizers: saved were 2, there are 1: all begin anew"]
 
 
 def test_hyperparameters_stay_what_the_code_says(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_hyperparameters_stay_what_the_code_says(tmp_path: Path) -> None:
     train(model, optimizer, 2, seed=1)
     optimizer.param_groups[0].update(lr=0.01, betas=(0.5, 0.5), weight_decay=0.1)  # as schedulers do
     fresh = torch.optim.AdamW(model.parameters(), lr=0.3, betas=(0.8, 0.9), weight_decay=0.2, fused=True)
-    assert Moments(fresh).restore(*through_a_file(tmp_path / "file", moments)) == []
+    assert Moments(fresh).restore(through_a_file(tmp_path / "file", moments)) == []
     group = fresh.param_groups[0]
     assert (group["lr"], group["betas"], group["weight_decay"], group["fused"]) == (0.3, (0.8, 0.9), 0.2, True)
     assert {float(state["step"]) for state in fresh.state.values()} == {2.0}
@@ -157,25 +157,21 @@ def test_a_state_that_does_not_fit_is_dropped_and_said(tmp_path: Path) -> None:
     model = make_model()
     optimizer = torch.optim.AdamW(model.parameters())
     train(model, optimizer, 1, seed=1)
-    tensors, metadata = through_a_file(tmp_path / "file", Moments(optimizer))
+    tensors = through_a_file(tmp_path / "file", Moments(optimizer))
     small = torch.optim.AdamW(nn.Linear(2, 2).parameters())
     other = torch.optim.Adam(model.parameters())
     for fresh in (small, other):
-        (note,) = Moments(fresh).restore(tensors, metadata)
+        (note,) = Moments(fresh).restore(tensors)
         assert "it begins anew" in note
         assert not fresh.state
     same = torch.optim.AdamW(model.parameters())
-    damaged = [
-        ({}, metadata),
-        (tensors, {NOTE: "{"}),
-        (tensors, {NOTE: "7"}),
-        (tensors, {NOTE: "[7]"}),
-        (tensors, {NOTE: metadata[NOTE].replace("[0, 0]", "[0, 99]")}),
-        (tensors, {NOTE: metadata[NOTE].replace("dict", "dirt")}),
-        (tensors, {}),
-    ]
-    for case in damaged:
-        assert len(Moments(same).restore(*case)) == 1
+    text = tensors[TEXT].numpy().tobytes()
+    for damage in (b"", b"{", b"7", b"[7]", text.replace(b"[0, 0]", b"[0, 99]"), text.replace(b"dict", b"dirt")):
+        damaged = tensors | {TEXT: torch.tensor(list(damage), dtype=torch.uint8)}
+        assert len(Moments(same).restore(damaged)) == 1
+        assert not same.state
+    for missing in ({}, {TEXT: tensors[TEXT]}, tensors | {TEXT: torch.ones(2)}):
+        assert len(Moments(same).restore(missing)) == 1
         assert not same.state
 
 
@@ -186,8 +182,7 @@ def test_what_cannot_be_kept_is_said_once_and_the_rest_is_kept(caplog: pytest.Lo
     optimizer.state[second]["momentum_buffer"] = object()
     moments = Moments(optimizer)
     for _ in range(2):
-        tensors, _ = moments.dump()
-        assert len(tensors) == 1
+        assert len(moments.dump()) == 2  # one momentum, and what belongs where
     assert caplog.messages == ["SGD: a part of its state cannot be kept over a restart: a object"]
 
 
@@ -198,7 +193,7 @@ def test_views_into_one_flat_buffer_are_kept_apart(tmp_path: Path) -> None:
     for parameter, part in zip(parameters, flat.split(3), strict=True):
         optimizer.state[parameter]["momentum_buffer"] = part
     fresh = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
-    assert Moments(fresh).restore(*through_a_file(tmp_path / "file", Moments(optimizer))) == []
+    assert Moments(fresh).restore(through_a_file(tmp_path / "file", Moments(optimizer))) == []
     assert torch.equal(fresh.state[parameters[1]]["momentum_buffer"], torch.tensor([3.0, 4.0, 5.0]))
 
 

@@ -1,0 +1,163 @@
+"""Join in mid-run, come back after long, come back from an old copy: whole members over a network in memory."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from p2pnet.errors import BehindError
+from p2pnet.identity import PeerId
+from p2pnet.net.memory import Link
+from p2pnet.node import content as content_module
+from p2pnet.wire.round import open_round_message, slot_of
+from p2pnet.wire.signing import Signed, Verify
+from tests.node.living import EVERY, Living, half_frozen, open_place
+from tests.node.members import until
+
+
+def agree(*members: Living) -> set[int]:
+    """All have the same parameters after each round that they all saw; returns those rounds."""
+    common = set.intersection(*(set(member.states) for member in members))
+    assert all(len({member.states[number] for member in members}) == 1 for number in common)
+    return common
+
+
+async def test_a_late_joiner_starts_from_a_members_state_and_contributes_within_two_rounds(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        founders = await place.started(1, 2)
+        for founder in founders:
+            await founder.reach(3 * EVERY)
+        (late,) = await place.started(3, seed=9)
+        await until(lambda: bool(late.credited()), 30)
+        start = late.ready()
+        assert start >= 3 * EVERY
+        assert late.credited()[0] <= start + 2
+        await late.reach(start + 4)
+        assert len(agree(late, *founders)) >= 3
+        texts = late.texts()
+        assert any(text.startswith("state before round ") and text.endswith(" bytes") for text in texts)
+        assert not any(text.startswith("catching up: round 1 of") for text in texts)
+
+
+async def test_who_was_away_for_longer_than_results_are_kept_goes_on_from_a_later_state(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        members = await place.started(1, 2, 3)
+        for member in members:
+            await member.reach(3)
+        away = members[2]
+        await away.stop()
+        left = away.reports[-1].round
+        await members[0].reach(left + 3 * EVERY)
+        before = len(away.said)
+        await away.start()
+        await until(lambda: bool(away.credited(left + 3 * EVERY)), 30)
+        await members[0].reach(away.credited(left + 3 * EVERY)[0] + 1)
+        assert any(text.startswith("state before round ") for text in away.texts(before))
+        agree(*members)
+
+
+async def test_who_stands_still_for_too_long_is_told_to_join_again_and_then_catches_up(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        members = await place.started(1, 2, 3)
+        for member in members:
+            await member.reach(2)
+        asleep, others = members[2], members[:2]
+        for other in others:
+            place.network.set_link(asleep.peer, other.peer, Link(partitioned=True))
+            place.network.find(other.peer)._drop(asleep.peer)
+        await others[0].reach(asleep.reports[-1].round + 4 * EVERY)
+        for other in others:
+            place.network.set_link(asleep.peer, other.peer, Link())
+        await until(lambda: asleep.error is not None, 30)
+        assert isinstance(asleep.error, BehindError)
+        assert "join again with the same state_dir" in str(asleep.error)
+        await until(lambda: not asleep.running)
+        await asleep.start()
+        start = others[0].reports[-1].round
+        await until(lambda: bool(asleep.credited(start)), 30)
+        await others[0].reach(asleep.credited(start)[0] + 1)
+        agree(*members)
+
+
+async def test_a_state_that_is_none_is_refused_and_another_member_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Frozen parameters are part of the hash and not of the file: only the learner can tell."""
+    asked: list[str] = []  # members, by the name of their folder; the first one lies
+    read = content_module._read_piece
+
+    def lie(path: Path, offset: int, length: int) -> bytes:
+        data = read(path, offset, length)
+        if path.parent.name != "states":
+            return data
+        asked.append(path.parent.parent.name)
+        return data if asked[-1] != asked[0] else b"\1" * len(data)
+
+    monkeypatch.setattr(content_module, "_read_piece", lie)
+    async with open_place(tmp_path, make_model=half_frozen) as place:
+        founders = await place.started(1, 2)
+        for founder in founders:
+            await founder.reach(3 * EVERY)
+        late = place.member(3)
+        await late.start()
+        await until(lambda: bool(late.credited()), 60)
+        await late.reach(late.credited()[0] + 2)
+        agree(late, *founders)
+    assert len(set(asked)) == 2
+    assert asked.count(asked[0]) <= 2  # for one state, or for two when it took its time
+    assert any(" refused: " in text for text in late.texts())
+
+
+async def test_a_state_that_nobody_gives_leaves_the_older_one_or_the_beginning(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        founders = await place.started(1, 2, keep_results=1000)
+        for founder in founders:
+            await founder.reach(2 * EVERY + 2)
+            founder.node._peer.swarm.snapshots.find = lambda _sha256: None  # type: ignore[union-attr,method-assign]
+        late = place.member(3)
+        await late.start()
+        await until(lambda: bool(late.credited()), 60)
+        assert any(text.startswith("catching up: round 1 of") for text in late.texts())
+        await late.reach(late.credited()[0] + 2)
+        agree(late, *founders)
+
+
+async def test_an_old_copy_of_a_folder_signs_nothing_before_it_has_caught_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[tuple[PeerId, bytes, bytes]] = []  # author, slot, body
+
+    def record(raw: bytes, check: Verify) -> object:
+        opened = open_round_message(raw, check)
+        if isinstance(opened, Signed):
+            heard.append((opened.peer, slot_of(opened.message), opened.body))
+        return opened
+
+    monkeypatch.setattr("p2pnet.node.links.open_round_message", record)
+    async with open_place(tmp_path) as place:
+        members = await place.started(1, 2, 3)
+        for member in members:
+            await member.reach(3)
+        cloned = members[2]
+        await cloned.kill()
+        copy = tmp_path / "copy"
+        shutil.copytree(cloned.folder, copy)
+        await cloned.start()
+        await until(lambda: len(cloned.credited()) >= 3 + EVERY, 30)
+        await cloned.kill()
+        shutil.rmtree(cloned.folder)
+        copy.rename(cloned.folder)  # a backup is put back
+        begun = len(heard)
+        await cloned.start()
+        start = max(report.round for report in members[0].reports) + 1
+        await until(lambda: bool(cloned.credited(start)), 30)
+        ready = cloned.ready()
+    mine = [(slot, body) for peer, slot, body in heard if peer == cloned.peer]
+    slots = dict(mine)
+    assert len(slots) > 3 * EVERY
+    assert all(slots[slot] == body for slot, body in mine)
+    known = set(heard[:begun])
+    new = [slot for peer, slot, body in heard if peer == cloned.peer and (peer, slot, body) not in known]
+    assert min(int.from_bytes(slot[1:5], "big") for slot in new) >= ready
