@@ -319,7 +319,7 @@ class Swarm:
             if outcome.void:
                 self.learner.void()
             else:
-                self.learner.apply(outcome.result, outcome.named)
+                self.learner.apply(outcome.decoded or outcome.result, outcome.named)
             self._next_round += 1
         self._relay.tell(br.Applied(outcome.round_id, loss))
         if self._file.is_overdue(self._next_round):

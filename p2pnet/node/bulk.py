@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from typing import TypeVar, TypeVarTuple, Unpack
 
 import trio
 
@@ -12,10 +13,10 @@ from p2pnet.core.parts import CHUNKS_PER_LEAF, Part
 from p2pnet.errors import NetworkError, P2pnetError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host, Stream
+from p2pnet.node.reducing import open_output, reduce_slices
 from p2pnet.node.views import ROSTER_WAIT_S, Piece, View, Views
-from p2pnet.numerics.codec import ChunkFormat
-from p2pnet.numerics.codec import decode as decode_chunks
-from p2pnet.numerics.reduce import reduce_leaf, reduce_part
+from p2pnet.numerics.codec import ChunkFormat, Sparse, join
+from p2pnet.numerics.reduce import reduce_leaf
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, decode, encode
 from p2pnet.wire.exchange import REQUESTS, GetLeaf, GetOutput, LeafProof, Leaves, Slice
@@ -27,6 +28,11 @@ log = logging.getLogger(__name__)
 PROTOCOL = "/p2pnet/exchange/1"
 SLOW_BYTES_PER_S = 1_250_000  # 10 Mbit/s: what a deadline expects of a link
 ANSWER_S = 10.0  # what a deadline allows besides
+HASH_BYTES_MAX = 1 << 18  # hashed in the loop, in 0.2 ms or so: to wake a thread for it takes as long
+OTHER_ROOT, MALFORMED = "with another root", "that are malformed"  # what may be wrong with a reduced part
+
+T = TypeVar("T")
+Args = TypeVarTuple("Args")
 
 
 class Bulk:
@@ -53,6 +59,7 @@ class Bulk:
         self._report, self._blame, self._stored = report, blame, stored
         self._payloads: dict[int, tuple[bytes, merkle.Tree]] = {}  # by round
         self._outputs: dict[tuple[int, bytes], bytes] = {}  # round, root -> reduced bytes
+        self._decoded: dict[tuple[int, bytes], Sparse] = {}  # the same of rounds that are not over: what they say
         self.views = Views(round_id)
         self._cpu = trio.CapacityLimiter(1)  # one reduction at a time, beside the training
         self._hashing = trio.CapacityLimiter(1)
@@ -73,6 +80,7 @@ class Bulk:
         oldest = self.views.oldest
         self._payloads = {r: kept for r, kept in self._payloads.items() if r >= oldest}
         self._outputs = {key: data for key, data in self._outputs.items() if key[0] >= oldest}
+        self._decoded = {key: values for key, values in self._decoded.items() if key[0] > decided}
 
     def output(self, round_id: int, root: bytes) -> bytes | None:
         """The reduced bytes with this root, if they are held."""
@@ -82,6 +90,12 @@ class Bulk:
     def outputs(self, round_id: int, roots: tuple[bytes, ...]) -> Mapping[bytes, bytes]:
         """Those of these parts that are in memory, by root."""
         return {root: data for root in roots if (data := self._outputs.get((round_id, root))) is not None}
+
+    def decoded(self, round_id: int, roots: tuple[bytes, ...]) -> Sparse | None:
+        """What these parts say, one after the other; None when it is not in memory."""
+        parts = [self._decoded.get((round_id, root)) for root in roots]
+        found = [part for part in parts if part is not None]
+        return join(found) if found and len(found) == len(parts) else None
 
     # What the core wants --------------------------------------------------------------------------------------------
 
@@ -97,7 +111,7 @@ class Bulk:
         data = payload[slice(*self._span(part, self._in))]
         proof = tree.range_proof(part.start, part.stop)
         if to == self._host.peer:
-            hashes = await self._hash(data, self._in)
+            hashes = [tree.node(0, leaf) for leaf in range(part.start, part.stop)]
             self._keep_piece(view, part.index, to, Piece(data, hashes, proof))
             return
         try:
@@ -124,10 +138,8 @@ class Bulk:
                 if signed.peer != to or about != (self._swarm, effect.round, effect.view, part.index, view.roster):
                     raise PeerError(to, "exchange-1/R5", "a digest of something else")
                 output = await stream.receive_frame(output_bytes)
-                if await self._root(output) != message.root:
-                    raise PeerError(to, "exchange-1/R5", "the reduced bytes have another root")
-                if not await self._take_output(effect.round, message.root, part, output):
-                    raise PeerError(to, "exchange-1/R5", "the reduced bytes are malformed")
+                if flaw := await self._take_output(effect.round, message.root, part, output):
+                    raise PeerError(to, "exchange-1/R5", f"reduced bytes {flaw}")
                 self._report(ev.Heard(to, signed))
                 self._report(ev.Gathered(effect.round, message.root))
                 return
@@ -140,46 +152,17 @@ class Bulk:
             return
         pieces = view.pieces.get(effect.part.index, {})
         slices = {peer: pieces[peer].data for peer in effect.senders if peer in pieces}
-        output, inputs, malformed = await trio.to_thread.run_sync(
-            self._reduce, view.exchange, slices, limiter=self._cpu
-        )
+        output, inputs, malformed = await self._beside(reduce_slices, view.exchange, slices, self._in, self._out)
         for peer, error in malformed.items():  # under its signed commit: nobody else can have done that
             log.warning("%s committed to a malformed slice: %s", peer_id_text(peer), error)
             self._blame(peer, error.rule)
         if output:
-            root = await self._root(output)
+            root = merkle.root(await self._hash(output, self._out))
             self._outputs[effect.round, root] = output
             self._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
-
-    def _reduce(
-        self, exchange: ev.Exchange, slices: dict[PeerId, bytes]
-    ) -> tuple[bytes, tuple[int, ...], dict[PeerId, WireError]]:
-        """Return the output (empty: no slice is usable), the inputs as `Reduced` lists them, and who is to blame."""
-        peers = [commit.peer for commit in exchange.commits]
-        weights = dict(zip(peers, exchange.weights, strict=True))
-        malformed: dict[PeerId, WireError] = {}
-        while senders := [peer for peer in peers if peer in slices and peer not in malformed]:
-            data, mine = [slices[peer] for peer in senders], [weights[peer] for peer in senders]
-            try:
-                done = reduce_part(data, mine, sum(exchange.weights), self._in, self._out)
-            except WireError as error:
-                found = {peer: flaw for peer in senders if (flaw := self._flaw(slices[peer], self._in)) is not None}
-                if not found:
-                    raise ValueError(f"slices that are right each and not together: {error}") from error
-                malformed |= found
-            else:
-                clips = dict(zip(senders, done.clips, strict=True))
-                return done.output, tuple(clips[peer] + 1 if peer in clips else 0 for peer in peers), malformed
-        return b"", (), malformed
-
-    def _flaw(self, data: bytes, fmt: ChunkFormat) -> WireError | None:
-        leaf_bytes = fmt.payload_bytes(CHUNKS_PER_LEAF)
-        try:
-            for start in range(0, len(data), leaf_bytes):  # a leaf at a time: decoded it takes many times the memory
-                decode_chunks(data[start : start + leaf_bytes], fmt)
-        except WireError as error:
-            return error
-        return None
+            _, values = await self._open(output)  # the others do not wait for this
+            if isinstance(values, Sparse):
+                self._keep_decoded(effect.round, root, values)
 
     def answer(self, effect: ev.Answer) -> None:
         """Let everybody who waits for this part have it."""
@@ -200,9 +183,10 @@ class Bulk:
             try:
                 timeout_s = ANSWER_S + 2 * size / SLOW_BYTES_PER_S
                 data = await self._host.request(source, PROTOCOL, request, timeout_s, size)
-                if data and await self._root(data) != effect.root:
-                    raise PeerError(source, "exchange-1/R6", "reduced bytes with another root")
-                if data and await self._take_output(effect.round, effect.root, effect.part, data):
+                flaw = await self._take_output(effect.round, effect.root, effect.part, data) if data else MALFORMED
+                if flaw == OTHER_ROOT:
+                    raise PeerError(source, "exchange-1/R6", f"reduced bytes {flaw}")
+                if flaw is None:
                     self._report(ev.Gathered(effect.round, effect.root))
                     return
             except (NetworkError, PeerError) as error:
@@ -234,9 +218,7 @@ class Bulk:
         weights = [view.exchange.weights[place] for place in wanted]
         total = sum(view.exchange.weights)
         try:
-            leaf = await trio.to_thread.run_sync(
-                reduce_leaf, pieces, weights, clips, total, self._in, self._out, limiter=self._cpu
-            )
+            leaf = await self._beside(reduce_leaf, pieces, weights, clips, total, self._in, self._out)
         except WireError:
             return False  # it reduced a leaf that is malformed; that counts as missing
         start = effect.leaf * self._out.payload_bytes(CHUNKS_PER_LEAF)
@@ -353,27 +335,40 @@ class Bulk:
         if view.keep(part, peer, piece):
             self._report(ev.SliceArrived(view.exchange.round, view.exchange.view, part, peer))
 
-    async def _take_output(self, round_id: int, root: bytes, part: Part, data: bytes) -> bool:
-        """Keep reduced bytes that have this root, unless they are no encoded part: such a result could not be applied.
+    async def _take_output(self, round_id: int, root: bytes, part: Part, data: bytes) -> str | None:
+        """Keep reduced bytes that have this root; returns OTHER_ROOT or MALFORMED when they are not what they should.
 
-        Whose signature is under that root has lied; who only passes the bytes on has not.
+        Whose signature is under the root of malformed ones has lied, as such a result could not be applied; who only
+        passes the bytes on has not.
         """
-        size = self._size(part, self._out)
-        flaw = await trio.to_thread.run_sync(self._flaw, data, self._out, limiter=self._cpu)
-        if len(data) != size or flaw is not None:
-            log.warning("a reduced part of round %d is malformed: %s", round_id, flaw or f"{len(data)} of {size} bytes")
-            return False
+        found, values = await self._open(data)
+        if found != root:
+            return OTHER_ROOT
+        if isinstance(values, WireError) or len(data) != self._size(part, self._out):
+            log.warning("a reduced part of round %d is malformed: %s", round_id, values)
+            return MALFORMED
         if round_id >= self.views.oldest:
             self._outputs.setdefault((round_id, root), data)
-        return True
+            self._keep_decoded(round_id, root, values)
+        return None
 
-    async def _root(self, output: bytes) -> bytes:
-        return merkle.root(await self._hash(output, self._out))
+    def _keep_decoded(self, round_id: int, root: bytes, values: Sparse) -> None:
+        if round_id > self.views.decided:
+            self._decoded[round_id, root] = values
 
     async def _hash(self, data: bytes, fmt: ChunkFormat) -> list[bytes]:
-        """The hashes of the leaves of a part, made beside the loop: a large part takes a second."""
+        """The hashes of the leaves of a part; of a large one beside the loop, as it may take a second."""
         leaf_bytes = fmt.payload_bytes(CHUNKS_PER_LEAF)
+        if len(data) <= HASH_BYTES_MAX:
+            return merkle.payload_leaves(data, leaf_bytes)
         return await trio.to_thread.run_sync(merkle.payload_leaves, data, leaf_bytes, limiter=self._hashing)
+
+    async def _open(self, output: bytes) -> tuple[bytes, Sparse | WireError]:
+        return await self._beside(open_output, output, self._out)
+
+    async def _beside(self, work: Callable[[Unpack[Args]], T], *args: *Args) -> T:
+        """Do tensor work in a thread beside the loop, and beside the training: one at a time."""
+        return await trio.to_thread.run_sync(work, *args, limiter=self._cpu)
 
     def _span(self, part: Part, fmt: ChunkFormat) -> tuple[int, int]:
         start = fmt.payload_bytes(part.start * CHUNKS_PER_LEAF)

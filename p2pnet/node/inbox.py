@@ -13,6 +13,7 @@ from p2pnet.wire.round import Decision, Proposal, Quorum, Roster
 from p2pnet.wire.signing import Signed
 
 PEER_BYTES_MAX = 2 << 20  # of messages that one peer handed over and that wait; a flood is its own loss alone
+TAKEN_MAX = 64  # events that are taken in one go
 MESSAGE_BYTES = 512  # what a message takes besides its larger fields, about
 
 
@@ -45,6 +46,13 @@ class Inbox:
                 await self._news.wait()
         if not self._events or trio.current_time() >= due_s:
             return ev.Tick()
+        return self._pop()
+
+    def take_waiting(self) -> list[ev.Event]:
+        """Return what waits now, all at once but in bounds."""
+        return [self._pop() for _ in range(min(len(self._events), TAKEN_MAX))]
+
+    def _pop(self) -> ev.Event:
         event = self._events.popleft()
         if isinstance(event, ev.Heard):
             self._waiting[event.sender] -= size_of(event)

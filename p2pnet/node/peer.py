@@ -139,10 +139,19 @@ class Peer:
             self._mind(event)
             effects = self.rounds.handle(event, trio.current_time())
             if any(isinstance(effect, ev.Persist | ev.Hold | ev.Decide) for effect in effects):
+                effects += self._handle_waiting()  # one write for all of them
                 await trio.to_thread.run_sync(self._write, effects)
             for effect in effects:
                 self._perform(effect)
             await trio.lowlevel.checkpoint()
+
+    def _handle_waiting(self) -> list[ev.Effect]:
+        """Hand the machine what waits for it; its effects come after those that are waiting to be written."""
+        effects: list[ev.Effect] = []
+        for event in self.inbox.take_waiting():
+            self._mind(event)
+            effects += self.rounds.handle(event, trio.current_time())
+        return effects
 
     def _mind(self, event: ev.Event) -> None:
         """Count how often nobody gave a result of a round that is over elsewhere."""
@@ -231,7 +240,9 @@ class Peer:
         for (start, stop), accepted in zip(decide.spans, decide.accepted, strict=True):
             named[start:stop] = [accepted] * (stop - start)
         result = b"".join(part for part in parts if part is not None)
-        return br.Outcome(decide.round, decide.after.lineage, False, result, tuple(named) if any(named) else None)
+        mine = tuple(named) if any(named) else None
+        decoded = self.bulk.decoded(decide.round, decide.roots)
+        return br.Outcome(decide.round, decide.after.lineage, False, result, mine, decoded)
 
     def _decisions(self, start: int) -> list[Decision]:
         return [decision_of(entry) for entry in self._ledger.entries(start, start + SERVE_MAX)]

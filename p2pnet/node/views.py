@@ -90,6 +90,11 @@ class Views:
         self._news = trio.Event()
 
     @property
+    def decided(self) -> int:
+        """The last round that is over, -1 before the first."""
+        return self._round - 1
+
+    @property
     def oldest(self) -> int:
         """The first round of which anything is kept."""
         return self._round - ROUNDS_KEPT

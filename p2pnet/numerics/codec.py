@@ -6,7 +6,7 @@ device and number of threads sends the same bytes for the same accumulator.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Final, TypeAlias
@@ -193,6 +193,15 @@ def decode(payload: Payload, fmt: ChunkFormat, chunks: int | None = None, first_
     return sparse
 
 
+def join(parts: Sequence[Sparse]) -> Sparse:
+    """Return what the parts of a payload carry as one, in their order."""
+    return Sparse(
+        torch.cat([part.indices for part in parts]),
+        torch.cat([part.codes for part in parts]),
+        torch.cat([part.negative for part in parts]),
+    )
+
+
 def dequantise(sparse: Sparse, level_bias: int) -> Tensor:
     """Return the values of a payload. returns: (chunks, k) float32, exact: every level is a float32 number."""
     check_bias(level_bias)
@@ -262,7 +271,7 @@ def _unpack(data: Tensor, fmt: ChunkFormat, first_chunk: int) -> tuple[Tensor, T
         _refuse(count_bits(upper) != k, *ones_fault)
     row, order = (torch.arange(count, dtype=torch.int32, device=data.device) for count in (rows, k))
     high = places.to(torch.int32).view(rows, k).sub_((row * width).unsqueeze(1)).sub_(order)
-    if bool(((high[:, 0] < 0) | (high[:, -1] > width - k)).any()):  # a row's first one lies before it, or its last behind
+    if bool(((high[:, 0] < 0) | (high[:, -1] > width - k)).any()):  # ones of a row lie before it or behind
         _refuse(count_bits(upper) != k, *ones_fault)
     padding = high[:, -1] >> (CHUNK_BITS - fmt.low_bits)  # ones in the padding of the upper word
     indices = high.bitwise_left_shift_(fmt.low_bits).bitwise_or_(unpack_fields(low, k, fmt.low_bits))

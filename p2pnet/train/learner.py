@@ -165,12 +165,12 @@ class Learner:
         return Update(as_bytes(self._pack(self._sent)), self.checksum())
 
     @torch.no_grad()
-    def apply(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
+    def apply(self, result: bytes | memoryview | Sparse, named: Sequence[bool] | None) -> None:
         """Take over a decided result: theta moves, e loses what was accepted of my update, the model is set to theta.
 
-        result: `result_bytes`, all parts in order.   named: for each leaf whether its part's inputs name me; None: none
-        does. Without a pending update it says nothing. beta is applied once per decided result, here when no `encode`
-        did. Raises WireError for a malformed result; then nothing has changed.
+        result: `result_bytes`, all parts in order, or what they say.   named: for each leaf whether its part's inputs
+        name me; None: none does. Without a pending update it says nothing. beta is applied once per decided result,
+        here when no `encode` did. Raises WireError for a malformed result; then nothing has changed.
         """
         if named is not None and len(named) != self.leaves:
             raise ValueError(f"{len(named)} leaves named, there are {self.leaves}")
@@ -178,10 +178,12 @@ class Learner:
             self._take_over(result, named)
         self._restore()
 
-    def _take_over(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
+    def _take_over(self, result: bytes | memoryview | Sparse, named: Sequence[bool] | None) -> None:
         device = self._theta.device
-        chunks = as_chunks(result, self._format_result, self.chunks).to(device)
-        decided = decode(chunks, self._format_result, self.chunks)
+        if isinstance(result, Sparse):
+            decided = result.to(device)
+        else:
+            decided = decode(as_chunks(result, self._format_result, self.chunks).to(device), self._format_result)
         if self._sent is not None and named is not None:
             mine = torch.tensor(named, dtype=torch.bool, device=device).repeat_interleave(LEAF_CHUNKS)[: self.chunks]
             residual(self._e, self._sent, accepted(self._sent, decided, mine), self._level_bias, out=self._e)
