@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import errno
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from p2pnet.identity import PeerId
@@ -49,3 +50,24 @@ class WireError(ValueError):
 
 class NotFiniteError(P2pnetError):
     """NaN or infinity in the local model: the node skips the round and never sends it."""
+
+
+_REMEDIES: Final = {
+    errno.ENOSPC: "the disk is full; free some space and start again, nothing that was decided is lost",
+    errno.EDQUOT: "your share of the disk is full; free some space and start again, nothing that was decided is lost",
+    errno.EROFS: "the disk is read-only; give a directory on another one with --state-dir",
+    errno.EMFILE: "too many open files; allow more, for instance with `ulimit -n 4096`",
+    errno.ENFILE: "too many open files on this machine; end other programs",
+}
+
+
+def remedy(error: OSError) -> str:
+    """Say what the system refused, and what to do about it where that is known; the file is for the caller to name."""
+    return _REMEDIES.get(error.errno or 0) or error.strerror or str(error)
+
+
+def as_config_error(error: BaseException) -> ConfigError | None:
+    """Return what to tell the operator when the machine has run out of something, wherever that showed; else None."""
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
+        return None
+    return ConfigError(f"{error.filename}: {remedy(error)}" if error.filename else remedy(error))

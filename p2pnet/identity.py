@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from p2pnet.errors import ConfigError
+from p2pnet.errors import ConfigError, remedy
 
 PeerId = NewType("PeerId", bytes)
 """The 32-byte Ed25519 public key: inside p2pnet a peer is these bytes and nothing else."""
@@ -197,7 +197,7 @@ class Identity:
         try:
             path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
-            raise ConfigError(f"{path.parent}: cannot make the directory: {error.strerror}") from error
+            raise ConfigError(f"{path.parent}: cannot make the directory: {remedy(error)}") from error
         try:
             fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             try:
@@ -213,7 +213,7 @@ class Identity:
         except FileExistsError:
             raise
         except OSError as error:
-            raise ConfigError(f"{path}: cannot write the key file: {error.strerror}") from error
+            raise ConfigError(f"{path}: cannot write the key file: {remedy(error)}") from error
 
 
 def _check_private(fd: int, path: Path) -> None:

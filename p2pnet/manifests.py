@@ -77,6 +77,17 @@ def codec_sizes(manifest: Manifest) -> Sizes:
     return Sizes(chunks, payload_bytes, result_bytes, 4 * manifest.params / payload_bytes)
 
 
+def needed_bytes(manifest: Manifest, keep_results: int) -> int:
+    """Return what a member's folder takes at most, but for the decided rounds themselves, kilobytes each.
+
+    The initial parameters; theta, e and two moments of the optimizer, twice while they are saved; up to four states for
+    who joins late; and the results that are kept.
+    """
+    tensors_bytes = 4 * manifest.params * (1 + 2 * (2 + 2) + 4)
+    results = max(keep_results, 3 * manifest.policy.snapshot_rounds)
+    return tensors_bytes + (results + 2) * codec_sizes(manifest).result_bytes + (2 << 20)
+
+
 def chunk_bytes(k: int) -> int:
     """Return the bytes of an encoded chunk that carries k of 4096 values: 82 for k = 64."""
     widths = range(CHUNK_BITS + 1)

@@ -1,38 +1,48 @@
 """Take part in a swarm whose task is built in: open it, build what its manifest says, train until it is time to leave.
 
 `p2pnet join` is this with words around it, and so is each peer of the demo. torch is loaded while the swarm is opened.
+A member that is paused, or outside its hours, has saved and closed everything but its process and its command socket.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import os
 import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from p2pnet.config import NodeConfig
-from p2pnet.errors import ConfigError, P2pnetError
-from p2pnet.manifests import codec_sizes
+from p2pnet.errors import BehindError, ConfigError, NotFiniteError, P2pnetError
+from p2pnet.ledger.lock import StateLock
+from p2pnet.manifests import codec_sizes, needed_bytes
+from p2pnet.node.commands import CommandSocket
+from p2pnet.node.diary import Diary
+from p2pnet.node.runner import used_bytes
 from p2pnet.opening import Opening
+from p2pnet.presence import Presence
 from p2pnet.train.options import read_inner, read_task
-from p2pnet.wire.manifest import Link
+from p2pnet.wire.manifest import Link, Manifest
 
 if TYPE_CHECKING:
     from p2pnet.swarm import Report, Swarm
     from p2pnet.train.optimizer import InnerOptimizer
     from p2pnet.train.tasks import Task
 
-SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 CONTENT: Final = "/p2pnet/swarm/1"  # manifest and initial parameters for those who join
 HELD_OUT_ROUNDS: Final = 20  # 0.3 s each at the demo's size
+BEHIND_MAX: Final = 3  # openings in a row that come too late for the results that members keep
+RESCUE_WAIT_S: Final = 1.0
+MOMENTARY: Final = frozenset(
+    {"addrs", "connected", "connections", "known_members", "missing", "rate_bps", "relayed", "stalled_s", "trouble"}
+)  # of a node's status: not true any more when it has ended
 
 Tell = Callable[[str, dict[str, Any]], None]
-"""Told (event, fields): listening, progress, ready, round, held_out, note, trouble, end. From two threads."""
+"""Told (event, fields): listening, progress, ready, round, held_out, note, trouble, paused, end. From two threads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,43 +55,7 @@ class MemberSettings:
     text: Path | None = None  # a folder; None: the standard library's sources
     rounds: int = 0  # leave after taking part in so many decided rounds; 0: stay
     until_round: int = 0  # leave when the swarm has decided so many; 0: stay
-    threads: int = 0  # torch's; 0: its own choice
     held_out_rounds: int = HELD_OUT_ROUNDS  # between two measurements on text that nobody trains on; 0: never
-
-
-class Stop:
-    """SIGINT and SIGTERM: they end the process while there is nothing to save, and later they end the loop.
-
-    Never by an exception out of nowhere: an update of the parameters that is cut in two could not be saved.
-    """
-
-    def __init__(self) -> None:
-        self.signal = 0  # the one that came
-        self._leave: Callable[[], None] | None = None
-
-    def defer(self, leave: Callable[[], None]) -> None:
-        """From now on a signal calls `leave`, which makes the loop end; a second one ends the process at once."""
-        self._leave = leave
-        if self.signal:
-            raise SystemExit(128 + self.signal)
-
-    def _take(self, number: int, _frame: FrameType | None) -> None:
-        again, self.signal = self.signal, number
-        if again:
-            os._exit(128 + number)
-        if self._leave is None:
-            raise SystemExit(128 + number)
-        self._leave()
-
-    def __enter__(self) -> Self:
-        self._before = [(number, signal.signal(number, self._take)) for number in SIGNALS]
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for number, handler in self._before:
-            signal.signal(number, handler)
 
 
 class _Work(NamedTuple):
@@ -95,11 +69,20 @@ class Member:
 
     def __init__(self, settings: MemberSettings, tell: Tell) -> None:
         self.settings, self.tell = settings, tell
-        self._stop = Stop()
+        self.presence = Presence(settings.config.hours, self._rescue)
+        self._diary = Diary(self._on_event)
         self._rounds: dict[int, dict[str, Any]] = {}  # what the node's thread wrote down about them, not yet told
         self._trains = False
         self._ready: dict[str, Any] = {}
+        self._done = {"steps": 0, "tokens": 0, "tokens_per_s": 0.0}
         self._opening: Opening | None = None
+        self._work: _Work | None = None  # built once
+        self._swarm: Swarm | None = None
+        self._first_round: int | None = None
+        self._behind = 0
+        self._loops = threading.Lock()  # held by the loop, except in a step of its own, when nobody changes the learner
+        self._left: dict[str, Any] = {}  # what the node said last, while there is none
+        self._started_s = time.monotonic()
 
     def run(self, linger: Callable[[], None] = lambda: None) -> int:
         """Take part until it is time to leave; returns the exit status: 0, or 128 + the signal that ended it.
@@ -107,24 +90,49 @@ class Member:
         linger: called when all wanted rounds are decided and the summary is told, before leaving; others may still need
         what this peer has. Raises ConfigError and NetworkError as `p2pnet.join` does.
         """
-        with self._stop:
-            settings = self.settings
-            self._opening = opening = Opening(settings.link, settings.folder, settings.config, self._on_event)
-            try:
+        commands = {"status": self._status, "pause": self._pause, "resume": self._resume, "leave": self._leave}
+        presence, folder = self.presence, self.settings.folder
+        with presence, StateLock(folder), CommandSocket(folder, commands):
+            while True:
+                if not presence.is_wanted and not presence.is_over:
+                    self.tell("paused", presence.describe())
+                if not presence.wait():
+                    return 128 + presence.signal if presence.signal else 0
+                if self._stay(linger):
+                    return 0
+
+    def _stay(self, linger: Callable[[], None]) -> bool:
+        """Be a member until it is time to leave or to pause; tells whether all wanted rounds are decided."""
+        settings, presence = self.settings, self.presence
+        self._opening = opening = Opening(settings.link, settings.folder, settings.config, self._on_event, self._diary)
+        try:
+            with presence.here(opening.leave):
                 import torch  # takes seconds, while the node looks for the swarm
 
-                if settings.threads:
-                    torch.set_num_threads(settings.threads)
-                work = self._build(opening)
-                self._stop.defer(opening.leave)
-                finished = self._take_part(opening, work, linger)
-            finally:
-                opening.close()
-        return 0 if finished else 128 + self._stop.signal
+                if settings.config.threads:
+                    torch.set_num_threads(settings.config.threads)
+                manifest = opening.wait()
+                self._work = work = self._work or self._build(manifest)
+                presence.defer()
+                return self._take_part(opening, work, linger)
+        except BehindError as error:
+            self._behind += 1
+            if self._behind >= BEHIND_MAX:
+                raise
+            self.tell("progress", {"text": f"{error}: opening the swarm anew"})
+            return False
+        except P2pnetError:
+            if presence.is_wanted:
+                raise
+            return False  # called back while it waited for the others
+        finally:
+            opening.close()
+            self._left = {key: value for key, value in opening.node.status().items() if key not in MOMENTARY}
+            self._opening = None
 
-    def _build(self, opening: Opening) -> _Work:
+    def _build(self, manifest: Manifest) -> _Work:
         """Build model, data and optimizer as the manifest says."""
-        manifest = opening.wait()
+        self._check_disk(needed_bytes(manifest, self.settings.config.keep_results), "the swarm needs")
         from p2pnet.train.optimizer import InnerOptimizer
         from p2pnet.train.tasks import make_task
 
@@ -147,65 +155,131 @@ class Member:
         return _Work(task, InnerOptimizer(task.model, inner), settings.batch_size)
 
     def _take_part(self, opening: Opening, work: _Work, linger: Callable[[], None]) -> bool:
-        """Train; tells whether it came to the wanted end, and not to a signal."""
+        """Train; tells whether it came to the wanted end, and was not called back."""
         from p2pnet.swarm import Swarm
 
+        presence = self.presence
+        self._swarm = swarm = Swarm(opening, work.task.model, work.optimizer.optimizers)
         try:
-            swarm = Swarm(opening, work.task.model, work.optimizer.optimizers)
-        except P2pnetError:
-            if self._stop.signal:
-                return False  # nothing was trained yet
-            raise
-        with swarm:
-            try:
-                self._train(swarm, work)
-            except P2pnetError:
-                if not self._stop.signal:
+            with swarm, self._loops:
+                try:
+                    self._train(swarm, work)
+                except BehindError:
                     raise
-            finished = not self._stop.signal
-            self.tell("end", self._summary(swarm, work))
-            if finished:
-                linger()
+                except P2pnetError:
+                    if presence.is_wanted:
+                        raise
+                finished = presence.is_wanted
+                if not finished:
+                    self._set_aside(swarm)
+                if finished or presence.is_over:
+                    self.tell("end", self._summary(swarm, work))
+                if finished:
+                    linger()
+        finally:
+            self._swarm, self._trains = None, False
         return finished
 
     def _train(self, swarm: Swarm, work: _Work) -> None:
-        """Run the loop until enough rounds are decided or a signal came."""
-        h_steps, first = swarm.manifest.policy.h_steps, swarm.round
-        if self._is_over(swarm.round, first):
+        """Run the loop until enough rounds are decided or the member is called back."""
+        h_steps = swarm.manifest.policy.h_steps
+        self._first_round = swarm.round if self._first_round is None else self._first_round
+        if self._is_over(swarm.round):
             return
         self._trains = True
         for batch in swarm.batches(work.task.dataset, batch_size=work.batch_size):
-            if self._stop.signal:
+            if not self.presence.is_wanted:
                 return
-            loss = work.task.loss(batch)
-            loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
-            work.optimizer.step(swarm.round * h_steps + swarm.round_step)
+            with self._own_step():
+                loss = work.task.loss(batch)
+                loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
+                work.optimizer.step(swarm.round * h_steps + swarm.round_step)
+            self._done["steps"] += 1
             report = swarm.step(loss, work.batch_size)
             if report is None:
                 continue
             self._report(report, work)
-            if self._is_over(swarm.round, first):
+            if self._is_over(swarm.round):
                 return
             every = self.settings.held_out_rounds
             if every and swarm.round % every == 0:
-                self.tell("held_out", {"round": report.round, "loss": work.task.held_out_loss()})
+                with self._own_step():
+                    held_out = work.task.held_out_loss()
+                self.tell("held_out", {"round": report.round, "loss": held_out})
 
-    def _is_over(self, round_id: int, first: int) -> bool:
-        wanted = self.settings
+    @contextmanager
+    def _own_step(self) -> Iterator[None]:
+        """The loop is busy for itself: theta and e stand as the last round left them."""
+        self._loops.release()
+        try:
+            yield
+        finally:
+            self._loops.acquire()
+
+    def _rescue(self) -> None:
+        """SIGTERM, and the loop is in a step that takes long: save for it what the last round left."""
+        if self._loops.acquire(timeout=RESCUE_WAIT_S) and self._swarm is not None:
+            self._swarm.save()
+
+    def _set_aside(self, swarm: Swarm) -> None:
+        """Keep what was trained of the unfinished round, to be sent later: it becomes this peer's next update."""
+        if swarm.round_step and not swarm.learner.pending and self.presence.signal != signal.SIGTERM:
+            with suppress(NotFiniteError):
+                swarm.learner.encode(swarm.round_step, swarm.manifest.policy.h_steps)
+
+    def _is_over(self, round_id: int) -> bool:
+        wanted, first = self.settings, self._first_round or 0
         return 0 < wanted.rounds <= round_id - first or 0 < wanted.until_round <= round_id
+
+    def _check_disk(self, wanted: int, what: str) -> None:
+        """Raise ConfigError when more is wanted than the operator allows."""
+        allowed = self.settings.config.disk_bytes
+        if allowed and wanted > allowed:
+            raise ConfigError(
+                f"disk: {what} {wanted / 1e9:.2f} GB in {self.settings.folder}, allowed are {allowed / 1e9:.2f} GB; "
+                "allow more with --disk, and the same command goes on"
+            )
+
+    # Commands, each in a thread of its own --------------------------------------------------------------------------
+
+    def _status(self) -> dict[str, Any]:
+        opening = self._opening
+        facts = opening.node.status() if opening is not None else self._left | {"phase": "paused"}
+        own = {"swarm": self.settings.link.swarm.hex(), "uptime_s": round(time.monotonic() - self._started_s, 1)}
+        return facts | own | self._done | self.presence.describe()
+
+    def _pause(self) -> dict[str, Any]:
+        self.presence.pause()
+        return self._status()
+
+    def _resume(self) -> dict[str, Any]:
+        self.presence.resume()
+        return self._status()
+
+    def _leave(self) -> dict[str, Any]:
+        facts = self._status()
+        self.presence.leave()
+        return facts
+
+    # What is told ---------------------------------------------------------------------------------------------------
 
     def _report(self, report: Report, work: _Work) -> None:
         """Tell a round that was trained, and those that were decided meanwhile, with what the loop knows of them."""
+        self._behind = 0
         tokens = work.batch_size * work.task.settings.context * report.steps
+        tokens_per_s = round(tokens / max(report.train_s + report.wait_s, 1e-9), 1)
+        self._done |= {"tokens": self._done["tokens"] + tokens, "tokens_per_s": tokens_per_s}
         self._rounds[report.round] |= {
             "credited": report.credited,
             "steps": report.steps,
             "tokens": tokens,
-            "tokens_per_s": round(tokens / max(report.train_s + report.wait_s, 1e-9), 1),
+            "tokens_per_s": tokens_per_s,
             "wait_s": report.wait_s,
         }
         for number in sorted(self._rounds):
             self.tell("round", self._rounds.pop(number))
+        if self.settings.config.disk_bytes:
+            self._check_disk(used_bytes(self.settings.folder), "the decided rounds have grown to")
 
     def _summary(self, swarm: Swarm, work: _Work) -> dict[str, Any]:
         status = swarm.status()
@@ -213,13 +287,13 @@ class Member:
             "peer", "rounds_sealed", "rounds_void", "rounds_credited", "lineage", "wire_bytes_up", "wire_bytes_down",
             "loss_first", "train_s", "exchange_s", "straggler_wait_s",
         )  # fmt: skip
-        held_out = work.task.held_out_loss() if self.settings.held_out_rounds and not self._stop.signal else None
+        held_out = work.task.held_out_loss() if self.settings.held_out_rounds and not self.presence.is_over else None
         return {name: status[name] for name in same} | {
             "loss_last": status["loss"],
             "rounds": swarm.round,
             "state_sha256": swarm.state_sha256(),
             "held_out_loss": held_out,
-            "uptime_s": status["uptime_s"],
+            "uptime_s": round(time.monotonic() - self._started_s, 1),
             "cpu_s": round(time.process_time(), 2),
         }
 

@@ -9,6 +9,7 @@ from typing import Any
 from p2pnet.config import NodeConfig
 from p2pnet.errors import P2pnetError
 from p2pnet.node import bridge as br
+from p2pnet.node.diary import Diary
 from p2pnet.node.runner import Node, NodeSettings
 from p2pnet.wire.manifest import Link, Manifest
 
@@ -24,11 +25,15 @@ class Opening:
         state_dir: str | Path,
         config: NodeConfig | None = None,
         on_event: OnEvent = lambda _kind, _fields: None,
+        diary: Diary | None = None,
     ) -> None:
-        """state_dir: of this swarm on this machine; everything the node must not forget is there."""
+        """state_dir: of this swarm on this machine; everything the node must not forget is there.
+
+        diary: goes on from opening to opening; who hands it in has locked `state_dir`, and answers commands.
+        """
         self.link = Link.parse(link) if isinstance(link, str) else link
         self.folder = Path(state_dir)
-        self.node = Node(NodeSettings(self.link, self.folder, config or NodeConfig(), on_event))
+        self.node = Node(NodeSettings(self.link, self.folder, config or NodeConfig(), on_event, diary))
         self.node.start()
         self._opened: br.Opened | None = None
 

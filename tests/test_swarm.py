@@ -22,7 +22,7 @@ from torch import nn
 from p2pnet.config import Codec, CustomTask, NodeConfig, Policy, SwarmConfig, Training
 from p2pnet.config import Swarm as SwarmSection
 from p2pnet.errors import ConfigError, NetworkError, P2pnetError
-from p2pnet.founding import create
+from p2pnet.founding import create, find_folder
 from p2pnet.identity import Identity
 from p2pnet.net.daemon import DaemonOptions
 from p2pnet.net.host import join_addr
@@ -312,6 +312,192 @@ def test_a_second_swarm_in_one_directory_is_refused(tmp_path: Path) -> None:
     create(CONFIG, make_model(), state_dir=tmp_path)
     with pytest.raises(ConfigError, match="holds a swarm already"):
         create(CONFIG, make_model(), state_dir=tmp_path)
+
+
+# Loops that people write ----------------------------------------------------------------------------------------------
+
+
+def plain_step(loop: Loop, x: torch.Tensor) -> torch.Tensor:
+    loss = loop.model(x).square().mean()
+    loss.backward()
+    loop.optimizer.step()
+    loop.optimizer.zero_grad()
+    return loss
+
+
+def accumulating_step(loop: Loop, x: torch.Tensor) -> torch.Tensor:
+    losses = [loop.model(part).square().mean() / 2 for part in x.split(2)]
+    for loss in losses:
+        loss.backward()
+    loop.optimizer.step()
+    loop.optimizer.zero_grad()
+    return torch.stack(losses).sum()
+
+
+def mixed_precision_step(loop: Loop, x: torch.Tensor) -> torch.Tensor:
+    scaler = torch.amp.GradScaler("cpu", init_scale=8.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = loop.model(x).float().square().mean()
+    scaler.scale(loss).backward()
+    scaler.unscale_(loop.optimizer)
+    nn.utils.clip_grad_norm_(loop.model.parameters(), 1.0)
+    scaler.step(loop.optimizer)
+    scaler.update()
+    loop.optimizer.zero_grad()
+    return loss
+
+
+def scheduled_step(loop: Loop, x: torch.Tensor) -> torch.Tensor:
+    if not hasattr(loop, "schedule"):
+        loop.schedule = torch.optim.lr_scheduler.OneCycleLR(loop.optimizer, max_lr=0.1, total_steps=99)  # type: ignore[attr-defined]
+    loss = plain_step(loop, x)
+    loop.schedule.step()  # type: ignore[attr-defined]
+    return loss
+
+
+def closure_step(loop: Loop, x: torch.Tensor) -> torch.Tensor:
+    if not isinstance(loop.optimizer, torch.optim.LBFGS):
+        loop.optimizer = torch.optim.LBFGS(loop.model.parameters(), lr=0.1, max_iter=3)  # type: ignore[assignment]
+
+    def closure() -> torch.Tensor:
+        loop.optimizer.zero_grad()
+        loss: torch.Tensor = loop.model(x).square().mean()
+        loss.backward()
+        return loss
+
+    return loop.optimizer.step(closure)  # type: ignore[arg-type,return-value]
+
+
+def hooked_step(loop: Loop, x: torch.Tensor) -> torch.Tensor:
+    """The optimizer steps inside backward, as memory savers do."""
+    if not hasattr(loop, "fused"):
+        loop.fused = {p: torch.optim.SGD([p], lr=0.1) for p in loop.model.parameters()}  # type: ignore[attr-defined]
+
+        def hook(p: torch.Tensor) -> None:
+            loop.fused[p].step()  # type: ignore[attr-defined]
+            p.grad = None
+
+        for p in loop.model.parameters():
+            p.register_post_accumulate_grad_hook(hook)
+    loss: torch.Tensor = loop.model(x).square().mean()
+    loss.backward()
+    return loss
+
+
+@pytest.mark.parametrize(
+    "step",
+    [plain_step, accumulating_step, mixed_precision_step, scheduled_step, closure_step, hooked_step],
+    ids=lambda step: step.__name__,
+)
+def test_any_loop_that_calls_step_after_each_optimizer_step_takes_part(tmp_path: Path, step: Any) -> None:
+    others = other_payload(tmp_path / "other")
+    loops = [Loop(tmp_path / "one"), Loop(tmp_path / "two", seed=5)]  # the models are set to the initial parameters
+    for number in range(3):
+        for loop in loops:
+            loop.bridge.answers = [result(number, others), task(number + 1)]
+            for index in range(2):
+                generator = torch.Generator().manual_seed(10 * number + index)
+                loss = step(loop, torch.randn(4, 16, generator=generator))
+                report = loop.swarm.step(loss, samples=4)
+            assert report is not None
+            assert (report.round, report.steps) == (number, 2)
+            assert loop.bridge.last(br.Submitted).samples == 8
+        sent = {loop.bridge.last(br.Submitted).payload for loop in loops}
+        assert len(sent) == 1, "the same data, the same update: the optimizer went on where it was"
+        assert len({loop.swarm.state_sha256() for loop in loops}) == 1
+
+
+def test_a_loop_that_was_interrupted_between_two_rounds_does_not_save_a_torn_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loop = Loop(tmp_path)
+    loop.round(void(0), task(1))
+    loop.swarm._file.save(1)
+    saved = (tmp_path / LEARNER_NAME).read_bytes()
+    payload = loop.bridge.last(br.Submitted).payload
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loop.swarm._file, "is_due", lambda _: False)
+    monkeypatch.setattr(loop.swarm.learner, "_restore", interrupt)  # Ctrl-C after theta moved, before the round counted
+    with pytest.raises(KeyboardInterrupt), loop.swarm:
+        loop.round(result(1, payload), task(2))
+    assert (tmp_path / LEARNER_NAME).read_bytes() == saved
+    assert loop.opening.node.stopped == 1
+
+
+def test_samples_of_a_loader_of_ones_own_are_unassigned(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    batches = loop.swarm.batches(torch.utils.data.TensorDataset(torch.zeros(9, 16)), batch_size=4)
+    loop.round(void(0), task(1))
+    assert not loop.bridge.last(br.Submitted).assigned  # nothing was drawn from them
+    next(batches)
+    loop.round(void(1), task(2))
+    assert loop.bridge.last(br.Submitted).assigned
+    loop.round(void(2), task(3))
+    assert not loop.bridge.last(br.Submitted).assigned
+
+
+def test_the_optimizer_goes_on_after_a_restart(tmp_path: Path) -> None:
+    loop = Loop(tmp_path)
+    loop.round(void(0), task(1))
+    loop.swarm.close()
+    again = Loop(tmp_path, says=(task(1),))
+    before, after = ([state["exp_avg"] for state in each.optimizer.state.values()] for each in (loop, again))
+    assert len(after) == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+def test_saving_is_paced_by_what_it_costs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now_s = [0.0]
+    monkeypatch.setattr("p2pnet.train.savefile.time.monotonic", lambda: now_s[0])
+    loop = Loop(tmp_path)
+    rounds = []
+    save = loop.swarm.learner.save
+
+    def slow_save(*arguments: Any) -> None:
+        rounds.append(loop.swarm.round)
+        save(*arguments)
+        now_s[0] += 0.1
+
+    monkeypatch.setattr(loop.swarm.learner, "save", slow_save)
+    for number in range(12):
+        now_s[0] += 1.01  # a round; so 50 x 0.1 s are five of them
+        loop.round(void(number), task(number + 1))
+    assert rounds == [0, 5, 10]
+
+
+def test_who_joins_late_goes_on_from_a_state_or_says_why_not(tmp_path: Path) -> None:
+    loop = Loop(tmp_path / "source")
+    loop.round(result(0, other_payload(tmp_path / "other")), br.RoundTask(1, bytes(32), True))
+    state = loop.bridge.last(br.Began).state
+    path = tmp_path / "source" / "states" / state.hex()
+    assert path.stat().st_size == 4 * loop.swarm.learner.params
+    wrong, right = br.Snapshot(1, bytes(32), path), br.Snapshot(1, state, path)
+    late = Loop(tmp_path / "late", says=(wrong, right, task(1)))
+    answers = [item for item in late.bridge.told if isinstance(item, br.Attached)]
+    assert [answer.round_id for answer in answers] == [0, 0, 1]
+    assert "its hash is" in answers[1].refused
+    assert not answers[2].refused
+    assert late.swarm.state_sha256() == loop.swarm.state_sha256()
+    assert late.swarm.round == 1
+
+
+def test_create_and_join_find_each_other_without_a_state_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    link = create(CONFIG, make_model())
+    folder = find_folder(link, None, None)
+    assert folder.is_relative_to(tmp_path)
+    assert Content(folder, link.swarm).load() is not None
+    assert (folder / KEY_NAME).read_bytes() == (folder.parent / KEY_NAME).read_bytes()  # this machine's
+    assert find_folder(str(link), folder, None) == folder
+    with pytest.raises(ConfigError, match=f"created in {folder}"):
+        find_folder(link, tmp_path / "run1", None)
+    (tmp_path / "swarm.toml").write_text('[swarm]\nname = "x"\n[task]\nkind = "custom"\nbatch_size = 4\n')
+    assert create(tmp_path / "swarm.toml", make_model(), state_dir=tmp_path / "run1") != link
+    with pytest.raises(ConfigError, match=r"nowhere\.toml"):
+        create(tmp_path / "nowhere.toml", make_model())
 
 
 # Real nodes ---------------------------------------------------------------------------------------------------------

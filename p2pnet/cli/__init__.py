@@ -12,11 +12,11 @@ import typer
 from typer.core import TyperGroup
 
 import p2pnet
-from p2pnet.errors import ConfigError, P2pnetError
+from p2pnet.errors import ConfigError, P2pnetError, as_config_error
 
 TRAIN_EXTRA: Final = frozenset({"torch", "numpy", "safetensors", "matplotlib"})
 PANELS: Final = {
-    "Train": ("demo", "join", "status", "log"),
+    "Train": ("demo", "join", "status", "pause", "resume", "leave", "log"),
     "Launch": ("swarm",),
     "Operate": ("bootstrap", "daemon", "key"),
 }
@@ -37,6 +37,11 @@ class Verbs(TyperGroup):
             raise _end(str(error), 2) from None
         except P2pnetError as error:
             raise _end(str(error), 1) from None
+        except OSError as error:
+            known = as_config_error(error)
+            if known is None:
+                raise
+            raise _end(str(known), 2) from None
         except ModuleNotFoundError as error:
             if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
                 raise

@@ -68,6 +68,11 @@ def in_bytes(count: float) -> str:
     return f"{count / 1000**power:.1f} {' kMGTP'[power]}B"
 
 
+def in_rate(bps: float) -> str:
+    """Return a rate as people read it, and as --max-up takes it: "5.0 Mbit/s"."""
+    return in_bytes(bps)[:-1] + "bit/s"
+
+
 def in_span(span_s: float) -> str:
     """Return a span of time as people read it: "4.2 s", "12.0 min", "3.5 h", "2.1 d"."""
     for unit_s, unit in ((86_400, "d"), (3600, "h"), (60, "min")):

@@ -9,7 +9,7 @@ import weakref
 from pathlib import Path
 from types import TracebackType
 
-from p2pnet.errors import ConfigError
+from p2pnet.errors import ConfigError, remedy
 from p2pnet.identity import PeerId, peer_id_text
 
 LOCK_NAME = "lock"
@@ -29,7 +29,7 @@ class StateLock:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise ConfigError(f"{what}: cannot write there: {error.strerror}") from error
+            raise ConfigError(f"{what}: cannot write there ({self.path}): {remedy(error)}") from error
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             os.ftruncate(self._fd, 0)
@@ -62,7 +62,10 @@ class StateLock:
 
 def lock_key(peer: PeerId) -> StateLock:
     """Hold a key on this machine, wherever its file is and however many copies of it: one key is one peer."""
-    folder = Path(tempfile.gettempdir()) / f"p2pnet-{os.getuid()}" / peer_id_text(peer)
+    try:
+        folder = Path(tempfile.gettempdir()) / f"p2pnet-{os.getuid()}" / peer_id_text(peer)
+    except OSError as error:
+        raise ConfigError(f"TMPDIR: no folder for temporary files can be written: {remedy(error)}") from error
     return StateLock(folder, f"key of {peer_id_text(peer)}")
 
 

@@ -62,7 +62,9 @@ def runtime_folder() -> Iterator[Path]:
     Raises `ConfigError` when no temporary folder has a path short enough for a socket.
     """
     longest = f"{_PREFIX}12345678/c"
-    roots = [os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"]
+    roots = [os.environ.get("XDG_RUNTIME_DIR", ""), "/tmp"]
+    with suppress(OSError):  # when it finds none
+        roots.insert(1, tempfile.gettempdir())
     for root in roots:
         fits = len(os.fsencode(root)) + 1 + len(longest) <= SOCKET_PATH_BYTES_MAX
         if root.startswith("/") and fits and os.access(root, os.W_OK | os.X_OK):
@@ -71,7 +73,7 @@ def runtime_folder() -> Iterator[Path]:
             break
     else:
         limit = f"a writable folder whose path has at most {SOCKET_PATH_BYTES_MAX - 1 - len(longest)} bytes"
-        raise ConfigError(f"TMPDIR: found {tempfile.gettempdir()!r}, allowed is {limit}")
+        raise ConfigError(f"TMPDIR: found {os.environ.get('TMPDIR', '/tmp')!r}, allowed is {limit}")
     try:
         yield folder
     finally:
@@ -158,6 +160,14 @@ def check_listen(addr: str) -> None:
                 errno.EACCES: "which only a privileged user may have; allowed is a port from 1024",
             }.get(error.errno or 0, f"which cannot be had: {error.strerror}")
             raise ConfigError(f"listen: found {addr}, {why}") from error
+
+
+def port_addrs(port: int) -> tuple[str, ...]:
+    """Return where to listen on a TCP port: on every address of this machine, IPv6 too where there is any."""
+    with suppress(OSError), socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as trial:
+        trial.bind(("::", 0))
+        return f"/ip4/0.0.0.0/tcp/{port}", f"/ip6/::/tcp/{port}"
+    return (f"/ip4/0.0.0.0/tcp/{port}",)
 
 
 def pin_ports(listen: Sequence[str], actual: Sequence[str]) -> tuple[str, ...]:

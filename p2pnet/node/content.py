@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from p2pnet.errors import ConfigError, NetworkError, PeerError, WireError
+from p2pnet.errors import ConfigError, NetworkError, PeerError, WireError, remedy
 from p2pnet.identity import PeerId, peer_id_text, verify
 from p2pnet.net.host import Host, Stream
 from p2pnet.node.download import PIECE_BYTES_MAX, PIECE_TIMEOUT_S, PROTOCOL, Download, file_sha256
@@ -131,17 +131,21 @@ class Content:
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file so that it is there whole or not at all."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    """Write a file so that it is there whole or not at all; raises ConfigError."""
     temporary = path.with_name(path.name + ".new")
     try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with open(temporary, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        except OSError:
+            temporary.unlink(missing_ok=True)
+            raise
     except OSError as error:
-        raise ConfigError(f"{path}: cannot write it: {error.strerror}") from error
+        raise ConfigError(f"{path}: cannot write it: {remedy(error)}") from error
 
 
 def _read_piece(path: Path, offset: int, length: int) -> bytes:

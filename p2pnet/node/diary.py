@@ -14,9 +14,12 @@ from p2pnet.identity import peer_id_text
 
 if TYPE_CHECKING:
     from p2pnet.core.rounds import Rounds
+    from p2pnet.net.framing import Traffic
     from p2pnet.net.host import Host
+    from p2pnet.node.bridge import Submitted
     from p2pnet.node.links import Links
 
+CREDITS_MAX = 20
 NOTES_MAX = 100
 ROUNDS_MAX = 1000  # rounds whose times are kept
 
@@ -28,6 +31,7 @@ class RoundTimes:
     round: int
     void: bool
     mine: bool  # my update is in the result, at least in part
+    credit: str  # "credited", or why not, for people
     members: int
     loss: float  # mean of the local steps
     train_s: float
@@ -36,52 +40,66 @@ class RoundTimes:
 
 
 class Diary:
-    """The record of one node since it started."""
+    """The record of one peer since its process started, over pauses too."""
 
     def __init__(self, on_event: Callable[[str, dict[str, Any]], None] = lambda _kind, _fields: None) -> None:
         """on_event: told (kind, fields) as it happens: "round", "note"."""
         self._on_event = on_event
         self.notes: deque[dict[str, Any]] = deque(maxlen=NOTES_MAX)
         self.rounds: deque[RoundTimes] = deque(maxlen=ROUNDS_MAX)
-        self.sealed = self.void = self.credited = 0
+        self.credits: deque[dict[str, Any]] = deque(maxlen=CREDITS_MAX)  # the latest rounds: round, credit
+        self.traffic: list[Traffic] = []  # of each host that this peer has had
+        self.sealed = self.void = self.credited = self.contributed = 0
+        self.samples = self.payload_bytes = 0
         self.train_s = self.exchange_s = self.straggler_wait_s = 0.0
         self.loss_first = self.loss_last = math.nan
         self.lineage = b""
         self._began_s = self._trained_s = self._last_commit_s = math.nan
-        self._deciding: tuple[ev.Decide, float] | None = None
+        self._deciding: tuple[ev.Decide, float, bool] | None = None
+        self._skipped: tuple[int, str] = (-1, "")  # round, reason
+        self._next = -1  # the round that follows the last one applied here
 
     def state(self, state: SwarmState) -> None:
         """The node starts at this state."""
         self.lineage = state.lineage
+        away = state.round - max(0, self._next)
+        if away > 0:
+            when = "before this peer came" if self._next < 0 else "while this peer was away"
+            self.credits.append({"round": state.round - 1, "credit": f"{away} rounds were decided {when}"})
+        self._next = state.round
 
     def training(self, now_s: float) -> None:
         """A round begins."""
         self._began_s, self._trained_s = now_s, math.nan
 
-    def trained(self, loss: float, now_s: float) -> None:
+    def trained(self, update: Submitted, now_s: float) -> None:
         """The update is encoded."""
-        self._trained_s = now_s
+        self._trained_s, loss = now_s, update.loss
+        self.contributed += 1
+        self.samples += update.samples
+        self.payload_bytes += len(update.payload)
         if math.isnan(loss):
             return  # an update that a stopped process had trained: its loss is not known any more
         if math.isnan(self.loss_first):
             self.loss_first = loss
         self.loss_last = loss
 
-    def decided(self, decide: ev.Decide, last_commit_s: float | None) -> None:
-        """The round is decided."""
-        self._deciding = (decide, last_commit_s if last_commit_s is not None else math.nan)
+    def decided(self, decide: ev.Decide, last_commit_s: float | None, listed: bool) -> None:
+        """The round is decided.   listed: my commit is in its roster."""
+        self._deciding = (decide, last_commit_s if last_commit_s is not None else math.nan, listed)
 
     def applied(self, round_id: int, loss: float, now_s: float) -> None:
         """The learner is done with the round."""
         if self._deciding is None or self._deciding[0].round != round_id:
             return
-        (decide, last_s), self._deciding = self._deciding, None
-        self.lineage = decide.after.lineage
+        (decide, last_s, listed), self._deciding = self._deciding, None
+        self.lineage, self._next = decide.after.lineage, round_id + 1
         mine_s = self._trained_s
         times = RoundTimes(
             round_id,
             decide.void,
             any(decide.accepted),
+            self._explain(decide, listed),
             len(decide.decision.commits),
             loss,
             mine_s - self._began_s,
@@ -89,6 +107,7 @@ class Diary:
             now_s - max(last_s, mine_s) if not math.isnan(mine_s) else now_s - last_s,
         )
         self.rounds.append(times)
+        self.credits.append({"round": round_id, "credit": times.credit})
         self.sealed += not decide.void
         self.void += decide.void
         self.credited += times.mine
@@ -102,12 +121,50 @@ class Diary:
         peers = [peer_id_text(peer) for peer in note.peers]
         fields = {"round": note.round, "kind": note.kind, "detail": note.detail, "peers": peers}
         self.notes.append(fields)
+        if note.kind == "skipped":
+            self._skipped = note.round, note.detail
         self._on_event("note", fields)
 
-    def snapshot(self, rounds: Rounds, links: Links, host: Host, now_s: float) -> dict[str, Any]:
-        """Everything `p2pnet status` shows, as JSON's types."""
-        state = rounds.state
+    def _explain(self, decide: ev.Decide, listed: bool) -> str:
+        """Say whether a decided round has my update in it, and why not."""
+        parts, mine = len(decide.accepted), sum(decide.accepted)
+        if decide.void:
+            return "void: the voters found no result that enough of them held"
+        if mine:
+            late = f" for {mine} of {parts} parts: my slice came late for the others" if mine < parts else ""
+            return f"credited{late}"
+        if listed:
+            return "not credited: my slices reached no reducer in time"
+        if self._skipped[0] == decide.round:
+            return f"not credited: skipped, {self._skipped[1]}"
+        if math.isnan(self._trained_s):
+            return "not credited: the others were done before my training was"
+        return "not credited: my commit came after the roster was made"
+
+    def network(self, links: Links, host: Host) -> dict[str, Any]:
+        """What `p2pnet status` shows of the connections, as JSON's types."""
+        flows: dict[str, list[int]] = {}
+        for traffic in self.traffic:
+            for name, flow in traffic.by_protocol.items():
+                before = flows.get(name, [0, 0])
+                flows[name] = [before[0] + flow.bytes_up, before[1] + flow.bytes_down]
         connected = links.membership.up
+        relayed = [peer for peer in connected if all("/p2p-circuit" in addr for addr in links.routes.get(peer) or "-")]
+        return {
+            "known_members": links.membership.size,
+            "connected": [peer_id_text(peer) for peer in connected],
+            "relayed": [peer_id_text(peer) for peer in relayed],
+            "connections": len(links.routes),
+            "wire_bytes_up": sum(traffic.bytes_up for traffic in self.traffic),
+            "wire_bytes_down": sum(traffic.bytes_down for traffic in self.traffic),
+            "wire_bytes": flows,
+            "addrs": list(host.addrs()),
+            "refused": {peer_id_text(peer): why for peer, why in links.refused.items()},
+        }
+
+    def snapshot(self, rounds: Rounds, now_s: float) -> dict[str, Any]:
+        """What `p2pnet status` shows of the rounds, as JSON's types."""
+        state = rounds.state
         return {
             "round": state.round,
             "phase": rounds.round.phase(),
@@ -117,8 +174,10 @@ class Diary:
             "rounds_void": self.void,
             "rounds_credited": self.credited,
             "members": len(rounds.round.commits.held),
-            "known_members": links.membership.size,
-            "connected": [peer_id_text(peer) for peer in connected],
+            "rounds_contributed": self.contributed,
+            "samples": self.samples,
+            "payload_bytes": self.payload_bytes,
+            "credits": list(self.credits),
             "electorate": [peer_id_text(peer) for peer in state.electorate],
             "behind": rounds.behind(),
             "stalled_s": None if rounds.stalled_s is None else round(now_s - rounds.stalled_s, 1),
@@ -128,11 +187,6 @@ class Diary:
             "train_s": round(self.train_s, 3),
             "exchange_s": round(self.exchange_s, 3),
             "straggler_wait_s": round(self.straggler_wait_s, 3),
-            "wire_bytes_up": host.traffic.bytes_up,
-            "wire_bytes_down": host.traffic.bytes_down,
-            "wire_bytes": {name: [flow.bytes_up, flow.bytes_down] for name, flow in host.traffic.by_protocol.items()},
-            "addrs": list(host.addrs()),
-            "refused": {peer_id_text(peer): why for peer, why in links.refused.items()},
             "notes": list(self.notes),
         }
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import trio
 
-from p2pnet.errors import ConfigError, NetworkError, PeerError
+from p2pnet.errors import ConfigError, NetworkError, PeerError, remedy
 from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host
 from p2pnet.wire.codec import encode
@@ -68,7 +68,7 @@ class Download:
             log.info("%s from %s: %s", self._what, peer_id_text(peer), error)
             return False
         except OSError as error:
-            raise ConfigError(f"{self._partial}: cannot write it: {error.strerror}") from error
+            raise ConfigError(f"{self._partial}: cannot write it: {remedy(error)}") from error
         return True
 
     async def _fetch(self, host: Host, peer: PeerId) -> bool:

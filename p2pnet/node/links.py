@@ -91,6 +91,7 @@ class Links:
         )
         self.gossip = news.Gossip(identity.peer, self._validate, rng)
         self.refused: dict[PeerId, str] = {}  # who could not be a neighbour, and why
+        self.routes: dict[PeerId, tuple[str, ...]] = {}  # who is connected, at which addresses
         self._outboxes: dict[tuple[PeerId, str], _Outbox] = {}
         self._scopes: dict[tuple[PeerId, str], trio.CancelScope] = {}
         self._up: dict[PeerId, trio.Event] = {}
@@ -187,7 +188,7 @@ class Links:
         """Tell membership which members are not connected any more; the host does not say when they go."""
         up = self.membership.up
         try:
-            connected = {found.peer for found in await self._host.connected()}
+            connected = self.routes = {found.peer: found.addrs for found in await self._host.connected()}
         except NetworkError as error:
             log.info("cannot list connections: %s", error)  # busy, or being started again: then streams break, and soon
             return

@@ -19,7 +19,7 @@ from p2pnet.config import NodeConfig
 from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
 from p2pnet.core.state import SwarmState
-from p2pnet.errors import NetworkError, P2pnetError
+from p2pnet.errors import NetworkError, P2pnetError, as_config_error
 from p2pnet.identity import Identity, PeerId, peer_id_text
 from p2pnet.ledger.lock import StateLock, lock_key
 from p2pnet.ledger.log import Ledger
@@ -28,7 +28,10 @@ from p2pnet.net.discovery import Discovery
 from p2pnet.net.host import split_addr
 from p2pnet.net.libp2p import Libp2pHost, open_libp2p_host
 from p2pnet.net.metrics import HostMetrics, serve_metrics
+from p2pnet.net.process import port_addrs
+from p2pnet.net.shaping import Meter, Shaper
 from p2pnet.node import bridge as br
+from p2pnet.node.commands import CommandSocket
 from p2pnet.node.content import Content
 from p2pnet.node.diary import Diary
 from p2pnet.node.download import PROTOCOL as CONTENT_PROTOCOL
@@ -37,7 +40,6 @@ from p2pnet.node.history import History
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
 from p2pnet.node.snapshots import Snapshots
-from p2pnet.node.status import serve_status
 from p2pnet.wire.manifest import Link, Manifest
 from p2pnet.wire.signing import Signed
 
@@ -61,6 +63,7 @@ class NodeSettings:
     folder: Path  # of this swarm on this machine: key, manifest, ledger, learner
     config: NodeConfig
     on_event: Callable[[str, dict[str, Any]], None] = field(default=lambda _kind, _fields: None)
+    diary: Diary | None = None  # of a host that opens the swarm again and again: it has locked the folder, and answers
 
 
 class Node:
@@ -69,13 +72,14 @@ class Node:
     def __init__(self, settings: NodeSettings) -> None:
         self.settings = settings
         self.bridge = br.Bridge()
-        self.diary = Diary(settings.on_event)
+        self.diary = settings.diary or Diary(settings.on_event)
+        self.meter = Meter()
         self._thread = threading.Thread(target=self._main, name="p2pnet-node", daemon=True)
         self._token: trio.lowlevel.TrioToken | None = None
         self._scope = trio.CancelScope()
         self._leaving = False
         self._say, self._told = trio.open_memory_channel[br.Attached | br.Applied](1)  # before there are rounds
-        self._doing = "opening"
+        self._doing, self._told_last = "opening", ""
         self._peer: Peer | None = None
         self._identity: Identity | None = None
         self._links: Links | None = None
@@ -125,17 +129,25 @@ class Node:
 
     def snapshot(self) -> dict[str, Any]:
         """What `p2pnet status` shows; called in the node's thread."""
-        swarm = self.settings.link.swarm.hex()
-        common: dict[str, Any] = {
+        config, rates_bps = self.settings.config, self.meter.rates_bps()
+        facts: dict[str, Any] = {
             "version": p2pnet.__version__,
-            "swarm": swarm,
+            "swarm": self.settings.link.swarm.hex(),
+            "phase": self._doing,
+            "progress": self._told_last,
             "uptime_s": round(time.monotonic() - self.started_s, 1),
             "trouble": "" if self._links is not None and self._links.membership.up else self._trouble,
+            "rate_bps": {"up": rates_bps[0], "down": rates_bps[1]},
+            "cap_bps": {"up": config.max_up_bps or None, "down": config.max_down_bps or None},
+            "disk_bytes": {"used": used_bytes(self.settings.folder), "allowed": config.disk_bytes or None},
         }
-        if self._peer is None:
-            return common | {"phase": self._doing}
-        own = {"peer": peer_id_text(self._peer.identity.peer), "name": self._peer.swarm.manifest.name}
-        return common | own | self._peer.snapshot()
+        if self._identity is not None:
+            facts["peer"] = peer_id_text(self._identity.peer)
+        if self._peer is None and self._links is not None and self._host is not None:
+            facts |= self.diary.network(self._links, self._host)
+        if self._peer is not None:
+            facts |= {"name": self._peer.swarm.manifest.name} | self._peer.snapshot()
+        return facts
 
     def _main(self) -> None:
         """The thread: everything that goes wrong in the node ends here, is logged, and reaches the user's loop."""
@@ -147,9 +159,10 @@ class Node:
         except Exception as single:  # noqa: BLE001 - the supervisor: logged, and raised in the user's loop
             error = single
         finally:  # whatever happens: somebody may be waiting, without a deadline
+            if error is not None and not isinstance(error, P2pnetError):
+                log.error("the node failed", exc_info=error)
+                error = as_config_error(error) or error
             self.bridge.give(br.Closed(error))
-        if error is not None and not isinstance(error, P2pnetError):
-            log.error("the node failed", exc_info=error)
 
     async def _run(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -158,15 +171,21 @@ class Node:
             self._scope.cancel()
         with self._scope, ExitStack() as stack:
             await trio.lowlevel.checkpoint()
-            stack.enter_context(StateLock(settings.folder))
+            if settings.diary is None:
+                stack.enter_context(StateLock(settings.folder))
+                stack.enter_context(CommandSocket(settings.folder, {"status": self.status}))
             key_file = settings.folder / KEY_NAME
             self._identity = identity = Identity.load_or_create(key_file)
             stack.enter_context(lock_key(identity.peer))
-            options = DaemonOptions(listen=settings.config.listen, relays=_relays(settings))
+            config = settings.config
+            options = DaemonOptions(
+                listen=port_addrs(config.port) if config.port else config.listen, relays=_relays(settings)
+            )
             async with open_libp2p_host(
                 options,
                 key_file,
-                daemon_path=settings.config.daemon,
+                daemon_path=config.daemon,
+                shaper=Shaper(config.max_up_bps, config.max_down_bps),
                 on_misbehaviour=self._on_misbehaviour,
                 on_restart=self._on_restart,
             ) as host:
@@ -174,6 +193,7 @@ class Node:
 
     async def _live(self, host: Libp2pHost, identity: Identity, stack: ExitStack) -> None:
         self._host = host
+        self.diary.traffic.append(host.traffic)
         settings, swarm = self.settings, self.settings.link.swarm
         settings.on_event("listening", {"peer": peer_id_text(identity.peer), "addrs": list(host.addrs())})
         inbox, content = Inbox(), Content(settings.folder, swarm)
@@ -189,7 +209,7 @@ class Node:
         async with trio.open_nursery() as nursery:
             self.bridge.bind()
             nursery.start_soon(self._listen)
-            nursery.start_soon(serve_status, settings.folder, self.snapshot)
+            nursery.start_soon(self.meter.watch, host.traffic)
             await host.handle(CONTENT_PROTOCOL, content.serve)
             await nursery.start(links.run)
             nursery.start_soon(self._discovery.run)
@@ -202,7 +222,8 @@ class Node:
             known = await self._catch_up(host, links, history, content.snapshots)
             from p2pnet.node.peer import Peer
 
-            self._peer = peer = Peer(known, identity, host, inbox, links, self.bridge, self.diary)
+            caps_bps = settings.config.max_up_bps, settings.config.max_down_bps
+            self._peer = peer = Peer(known, identity, host, inbox, links, self.bridge, self.diary, caps_bps=caps_bps)
             settings.on_event("ready", {"peer": peer_id_text(identity.peer), "round": peer.rounds.state.round})
             await peer.run()
 
@@ -262,6 +283,7 @@ class Node:
         return Swarm(history.swarm, history.manifest, history.ledger, attached.chunks, snapshots)
 
     def _progress(self, text: str) -> None:
+        self._told_last = text
         self.settings.on_event("progress", {"text": text})
 
     async def _listen(self) -> None:
@@ -301,6 +323,15 @@ class Node:
 def _relays(settings: NodeSettings) -> tuple[str, ...]:
     """The bootstrap peers relay for us, unless all of this is on one machine."""
     return tuple(addr for addr in settings.link.bootstrap if not addr.startswith(("/ip4/127.", "/ip6/::1/")))
+
+
+def used_bytes(folder: Path) -> int:
+    """Return what a swarm's folder takes on the disk; files come and go meanwhile."""
+    used = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            used += path.lstat().st_size
+    return used
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load, save, save_file
 from torch import Tensor
 
-from p2pnet.errors import ConfigError
+from p2pnet.errors import ConfigError, remedy
 
 Kind: TypeAlias = tuple[torch.dtype, tuple[int, ...]]  # and shape
 
@@ -65,7 +65,7 @@ def write_raw(path: Path, tensors: Iterable[Tensor]) -> None:
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written: {error}") from error
+        raise ConfigError(f"{path}: cannot be written: {remedy(error)}") from error
 
 
 def read_raw(path: Path, values: int) -> Tensor:

@@ -181,7 +181,7 @@ class Link:
         if len(text) > LINK_CHARS_MAX:
             raise ConfigError(f"link: {len(text)} characters, at most {LINK_CHARS_MAX}")
         if not text.isascii():
-            raise ConfigError(f"link: {ascii(text[:80])} holds letters that no link has; copy it once more")
+            raise ConfigError(f"link: {text[:80]!a} holds letters that no link has; copy it once more")
         try:
             parts = urlsplit(text.strip())
         except ValueError as error:

@@ -33,6 +33,7 @@ batch_size = 4
 [training]
 h_steps = 2
 [training.inner]
+kind = "adamw"
 warmup_steps = 4
 [policy]
 grace_s = 1.0
