@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ class Outcome:
     void: bool
     result: bytes  # all parts in order; empty when void
     named: tuple[bool, ...] | None  # by leaf, whether my slice is among the inputs; None: I took no part
-    decoded: Sparse | None = None  # what the result says, where that is in memory already
+    decoded: Sparse | None = field(default=None, compare=False)  # what the result says, where that is known already
 
 
 @dataclass(frozen=True, slots=True)
