@@ -16,7 +16,7 @@ from p2pnet.errors import ConfigError, P2pnetError, as_config_error
 
 TRAIN_EXTRA: Final = frozenset({"torch", "numpy", "safetensors", "matplotlib"})
 PANELS: Final = {
-    "Train": ("demo", "join", "status", "pause", "resume", "leave", "log"),
+    "Train": ("demo", "join", "status", "pause", "resume", "leave", "log", "export"),
     "Launch": ("swarm",),
     "Operate": ("bootstrap", "daemon", "key"),
 }

@@ -42,7 +42,7 @@ class StateLock:
             ) from error
         except OSError as error:
             self.release()
-            raise ConfigError(f"{what}: cannot lock it: {error.strerror}") from error
+            raise ConfigError(f"{what}: cannot lock it: {remedy(error)}") from error
         _held.add(self)
 
     def release(self) -> None:

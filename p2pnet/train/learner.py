@@ -235,7 +235,8 @@ class Learner:
             tensors |= moments.dump()
         if self._sent is not None:
             tensors["payload"] = self._pack(self._sent)
-        own = {"format": FORMAT, "table": self._table_sha256(), "decayed": str(int(self._decayed))}
+        sums = f"{checksum(self._theta):016x} {checksum(self._e):016x}"
+        own = {"format": FORMAT, "table": self._table_sha256(), "decayed": str(int(self._decayed)), "sums": sums}
         if clash := own.keys() & notes.keys():
             raise ValueError(f"the notes {sorted(clash)} are the learner's own")
         write_tensors(path, tensors, own | dict(notes))
@@ -259,6 +260,8 @@ class Learner:
         kept = {name: tensors.pop(name) for name in list(tensors) if name.startswith(PREFIX)}
         expected = dict.fromkeys(("theta", "e"), (torch.float32, tuple(self._theta.shape)))
         check_tensors(tensors, expected, str(path))
+        if metadata.pop("sums", "") != f"{checksum(tensors['theta']):016x} {checksum(tensors['e']):016x}":
+            raise ConfigError(f"{path}: holds other values than were saved: damaged")
         try:
             device = self._theta.device
             sent = None if payload is None else decode(payload.to(device), self._format, self.chunks)

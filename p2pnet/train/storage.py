@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TypeAlias
@@ -36,7 +37,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     except (OSError, SafetensorError) as error:
         with contextlib.suppress(OSError):
             part.unlink(missing_ok=True)
-        raise ConfigError(f"{path}: cannot be written: {error}") from error
+        raise ConfigError(f"{path}: cannot be written: {_why(error)}") from error
 
 
 def read_tensors(path: Path, device: torch.device | str = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -113,6 +114,14 @@ def list_some(items: list[str], limit: int = 20) -> str:
 
 def _describe(tensor: Tensor | None) -> str:
     return "absent" if tensor is None else str((tensor.dtype, tuple(tensor.shape)))
+
+
+def _why(error: OSError | SafetensorError) -> str:
+    """Say why a file cannot be written; safetensors has the system's number in its words only."""
+    found = re.search(r"os error (\d+)", str(error))
+    if isinstance(error, OSError) or found is None:
+        return remedy(error) if isinstance(error, OSError) else str(error)
+    return remedy(OSError(int(found[1]), os.strerror(int(found[1]))))
 
 
 def _sync(path: Path) -> None:

@@ -13,7 +13,7 @@ from p2pnet.numerics.levels import LEVEL_BIAS_DEFAULT
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.train.learner import Learner
 from p2pnet.train.moments import Moments
-from p2pnet.train.storage import dump_tensors, parse_tensors, read_tensors
+from p2pnet.train.storage import dump_tensors, parse_tensors, read_tensors, write_tensors
 from p2pnet.wire.manifest import ParameterRow
 
 K, K_RESULT = 64, 128
@@ -458,3 +458,18 @@ def test_a_gpu_and_a_cpu_end_bit_identical(tmp_path: Path) -> None:
             learner.apply(result, [True])
     learners[1].save(tmp_path / "state", {})
     assert learners[0].state_sha256() == learners[1].state_sha256()
+
+
+@pytest.mark.parametrize("name", ["theta", "e"])
+def test_a_bit_that_the_disk_has_flipped_is_noticed_and_changes_nothing(tmp_path: Path, name: str) -> None:
+    path = tmp_path / "learner.safetensors"
+    learner = make_learner(make_net())
+    learner.save(path, {})
+    tensors, metadata = read_tensors(path)
+    tensors[name].view(torch.int32)[0, 7] ^= 1
+    write_tensors(path, tensors, metadata)
+    other = make_learner(make_net(1))
+    before = other.state_sha256()
+    with pytest.raises(ConfigError, match=r"learner\.safetensors: holds other values than were saved: damaged"):
+        other.load(path)
+    assert other.state_sha256() == before
