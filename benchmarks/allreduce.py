@@ -1,11 +1,12 @@
-"""Measure the exchange beside hivemind's: from "updates ready" to "result applied", in turn, on loopback; medians, JSON.
+"""Measure the exchange beside hivemind's, from "updates ready" to "result applied", in turn, on loopback; writes JSON.
 
 python benchmarks/allreduce.py [--peers 2 4 8] [--megabytes 10 100] [--rounds 7]
 
-Every peer is a process with a libp2p daemon of its own. On p2pnet's side it is the real node (`allreduce_peer.py`): commit,
-roster, exchange and decision are in the time. On hivemind's side it is `DecentralizedAverager` (`allreduce_rival.py`) with
-the size of the group given, its best case; its matchmaking is in the time. What it does when nothing is said stands beside
-it. All peers get their updates before the clock starts and are let go at once, so that stragglers count for nobody.
+Every peer is a process with a libp2p daemon of its own. On p2pnet's side it is the real node (`allreduce_peer.py`):
+commit, roster, exchange and decision are in the time. On hivemind's side it is `DecentralizedAverager`
+(`allreduce_rival.py`) with the size of the group given, its best case: matchmaking is in the time. What it takes when
+nothing is said stands beside it. All peers have their updates before the clock starts and are let go at once, so that
+stragglers count for nobody.
 
 hivemind runs in a venv of its own, made once in ~/.cache/p2pnet: its 8-bit codecs fail silently with numpy >= 2.4.
 """
@@ -53,7 +54,7 @@ def main() -> None:
     parser.add_argument("--peers", type=int, nargs="+", default=[2, 4, 8])
     parser.add_argument("--megabytes", type=float, nargs="+", default=[10, 100])
     parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--no-rival", action="store_true", help="p2pnet alone; nothing is written")
+    parser.add_argument("--no-rival", action="store_true", help="p2pnet alone: the record goes to standard error")
     options = parser.parse_args()
     rival = None if options.no_rival else rival_python()
     cases = []
@@ -63,6 +64,7 @@ def main() -> None:
             cases.append(case)
             print(describe(case), flush=True)
     if rival is None:
+        print(json.dumps(cases, indent=1), file=sys.stderr)
         return
     record = {
         "date": datetime.now(tz=UTC).date().isoformat(),
@@ -107,7 +109,7 @@ def measure(peers: int, megabytes: float, rounds: int, rival: Path | None) -> di
 
 
 def take_round(group: list[Process], more: dict[str, Any], what: str) -> dict[str, Any]:
-    """Give every peer an update, let all go at once; returns seconds to the last and the median peer, and CPU seconds."""
+    """Give every peer an update and let all go at once; returns seconds to the last and the median peer, and of CPU."""
     for peer in group:
         peer.tell({"do": "update", **more})
     for peer in group:
@@ -179,11 +181,13 @@ class Process:
         self.greeting: dict[str, Any] = {}
 
     def tell(self, command: dict[str, Any]) -> None:
+        """Give it a command."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(command) + "\n")
         self.process.stdin.flush()
 
     def hear(self) -> dict[str, Any]:
+        """Return its next answer."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("{"):
@@ -192,6 +196,7 @@ class Process:
         raise SystemExit(f"a peer ended: {self.log.read_text()[-2000:]}")
 
     def ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        """Give it a command and return its answer."""
         self.tell(command)
         return self.hear()
 
@@ -236,7 +241,7 @@ def open_peers(folder: Path, peers: int, sides: list[int]) -> Iterator[list[Proc
 
 @contextmanager
 def open_rivals(python: Path, peers: int, sides: list[int]) -> Iterator[list[Process]]:
-    """hivemind's peers: the first one's addresses are given to the others."""
+    """Peers of hivemind's: the first one's addresses are given to the others."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         group: list[Process] = []

@@ -1,4 +1,4 @@
-"""One peer of p2pnet's side of `allreduce.py`: the real node around matrices that are moved by noise instead of trained.
+"""One peer of p2pnet's side of `allreduce.py`: the real node around matrices that noise moves instead of training.
 
 Its one argument is JSON: seed, sides (of square matrices), link, folder. It takes a JSON command per line, answers each
 with one, and notes when the round machine reached what.
@@ -80,7 +80,7 @@ class Trace:
 
 
 class Sampler:
-    """Where this process spends CPU time: every 2 ms each thread's own CPU clock is read, and charged to where it is."""
+    """Where this process spends CPU time: every 2 ms each thread's CPU clock is read, and charged to where it is."""
 
     def __init__(self) -> None:
         self.spent_s: Counter[str] = Counter()
@@ -179,13 +179,19 @@ def timed_step(swarm: Any) -> tuple[float, Any, float]:
 
 
 def memory(swarm: Any) -> dict[str, Any]:
-    """What this peer's learner keeps beside the model and its peak over one more encode and void, in MB of 10^6 bytes."""
+    """What training state this peer keeps outside the inner optimizer, and the peak of one more encode and void.
+
+    In MB of 10^6 bytes. state_mb: theta, e and the local model.   grown_mb: how far the process grew at its highest.
+    """
     learner = swarm.learner
+    params_mb = 4e-6 * learner.params
+    state_mb = sum(4e-6 * kept.numel() for kept in (learner._theta, learner._e)) + params_mb
     before_mb = resident_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # forget the peak
     learner.encode(1, 1)
     learner.void()
-    return {"resident_mb": before_mb, "peak_mb": resident_mb("VmHWM")}
+    grown_mb = resident_mb("VmHWM") - before_mb
+    return {"params_mb": params_mb, "state_mb": state_mb, "resident_mb": before_mb, "grown_mb": grown_mb}
 
 
 def resident_mb(field: str) -> float:

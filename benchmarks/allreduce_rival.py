@@ -1,7 +1,7 @@
 """One peer of hivemind's side of `allreduce.py`; runs in a venv of hivemind's own, where p2pnet is not installed.
 
-Its one argument is JSON: seed, peers, sides (of square matrices), codecs, initial (addresses of the first peer). One DHT
-node, and for each codec an averager with tensors of its own. It takes a JSON command per line and answers each with one.
+Its one argument is JSON: seed, peers, sides (of square matrices), codecs, initial (addresses of the first peer). One
+DHT node, and for each codec an averager with tensors of its own. It takes a JSON command per line and answers each.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import stat
+from functools import lru_cache
 from pathlib import Path
 from typing import Final, NewType
 
@@ -25,6 +26,7 @@ SIGNATURE_BYTES: Final = 64
 SEED_BYTES: Final = 32
 KEY_FILE_BYTES: Final = 68
 PEER_TEXT_CHARS: Final = 52  # base58btc of 38 bytes that start with 00 24
+REMEMBERED_BYTES_MAX: Final = 1024  # signatures over more are verified each time
 SECRET_SALT: Final = b"p2pnet/identity/1"
 
 _LIBP2P_PREFIX: Final = bytes.fromhex("002408011220")  # identity multihash of 36 bytes: PublicKey{Type=1, Data=key}
@@ -84,14 +86,24 @@ def parse_peer_id(text: str) -> PeerId:
 
 
 def verify(peer: PeerId, data: bytes, signature: bytes) -> bool:
-    """Say whether `peer` signed `data` (RFC 8032, section 5.1.7, cofactorless); never raises on hostile bytes."""
+    """Say whether `peer` signed `data` (RFC 8032, section 5.1.7, cofactorless); never raises on hostile bytes.
+
+    What was checked lately is remembered: a vote comes alone and in bundles, a digest on a stream and in a proposal.
+    """
     if len(signature) != SIGNATURE_BYTES:
         return False
+    return (_verify_once if len(data) <= REMEMBERED_BYTES_MAX else _verify)(peer, data, signature)
+
+
+def _verify(peer: PeerId, data: bytes, signature: bytes) -> bool:
     try:
         Ed25519PublicKey.from_public_bytes(_check_peer(peer)).verify(signature, data)
     except (InvalidSignature, ValueError):
         return False
     return True
+
+
+_verify_once = lru_cache(maxsize=2048)(_verify)  # under 3 MB
 
 
 class Identity:

@@ -14,7 +14,16 @@ from hypothesis import strategies as st
 
 from p2pnet import identity
 from p2pnet.errors import ConfigError, PeerError
-from p2pnet.identity import Identity, PeerId, from_libp2p, parse_peer_id, peer_id_text, to_libp2p, verify
+from p2pnet.identity import (
+    REMEMBERED_BYTES_MAX,
+    Identity,
+    PeerId,
+    from_libp2p,
+    parse_peer_id,
+    peer_id_text,
+    to_libp2p,
+    verify,
+)
 from tests.vectors import vectors
 
 ALICE = Identity.from_seed(b"a" * 32)
@@ -71,6 +80,17 @@ def test_every_identity_survives_its_text_its_libp2p_id_and_its_file(seed: bytes
 def test_verify_says_no_to_garbage_and_never_raises(peer: bytes, data: bytes, signature: bytes) -> None:
     assert not verify(PeerId(peer), data, signature)
     assert not verify(ALICE.peer, data, signature)
+
+
+def test_what_was_verified_once_says_nothing_about_anything_else() -> None:
+    one, two = Identity.from_seed(b"1" * 32), Identity.from_seed(b"2" * 32)
+    for data in (b"small", b"large" * REMEMBERED_BYTES_MAX):
+        signature = one.sign(data)
+        for _ in range(2):
+            assert verify(one.peer, data, signature)
+            assert not verify(two.peer, data, signature)
+            assert not verify(one.peer, data + b"!", signature)
+            assert not verify(one.peer, data, one.sign(b"other"))
 
 
 @given(text=st.text(max_size=60))

@@ -104,11 +104,6 @@ class Sparse:
     codes: Tensor
     negative: Tensor
 
-    def places(self) -> Tensor:
-        """Return (chunks, k) int64: the indices into the flattened (chunks * 4096) values."""
-        first = torch.arange(self.indices.shape[0], device=self.indices.device) * CHUNK_VALUES
-        return self.indices + first.unsqueeze(1)
-
     def to(self, device: torch.device | str) -> Sparse:
         """Return the same values on another device."""
         return Sparse(self.indices.to(device), self.codes.to(device), self.negative.to(device))

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from p2pnet.numerics.codec import Sparse, dequantise
+from p2pnet.numerics.codec import CHUNK_VALUES, Sparse, chunk_blocks, dequantise
 
 PPM = 1_000_000
 
@@ -33,11 +33,13 @@ def accepted(sent: Sparse, result: Sparse, named: Tensor) -> Tensor:
     returns: (chunks, k) bool: named there, and the result holds the coordinate at a level other than zero. A coordinate
     at level zero moved nothing, so what was sent for it is not lost but sent again.
     """
-    decided = torch.where(result.codes > 0, result.indices, -1).to(torch.int32)
-    decided = decided.cummax(1).values  # zeros repeat what is before them: still sorted, no new coordinate
-    wanted = sent.indices.to(torch.int32).contiguous()
-    found = torch.searchsorted(decided, wanted).clamp(max=decided.shape[1] - 1)
-    return (decided.gather(1, found) == wanted) & named.unsqueeze(1)
+    chunks, device = sent.indices.shape[0], sent.indices.device
+    taken = torch.empty(sent.indices.shape, dtype=torch.bool, device=device)
+    for block in chunk_blocks(chunks, device):
+        decided = torch.zeros((block.stop - block.start, CHUNK_VALUES), dtype=torch.bool, device=device)
+        decided.scatter_(1, result.indices[block].to(torch.int64), result.codes[block] > 0)
+        taken[block] = decided.gather(1, sent.indices[block].to(torch.int64))
+    return taken.logical_and_(named.unsqueeze(1))
 
 
 def named_chunks(ranges: Iterable[tuple[int, int]], chunks: int, device: torch.device | str = "cpu") -> Tensor:

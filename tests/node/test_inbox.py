@@ -9,7 +9,7 @@ import trio.testing
 
 from p2pnet.core import events as ev
 from p2pnet.identity import PeerId
-from p2pnet.node.inbox import PEER_BYTES_MAX, Inbox, size_of
+from p2pnet.node.inbox import PEER_BYTES_MAX, TAKEN_MAX, Inbox, size_of
 from p2pnet.wire.round import Ask, Decision, Endorsement, Quorum
 from tests.node.members import identity
 
@@ -49,6 +49,17 @@ async def test_events_come_in_their_order() -> None:
     for event in events:
         inbox.put(event)
     assert await drain(inbox) == [ev.Tick(), *events]
+
+
+async def test_what_waits_is_taken_at_once_in_bounds_and_in_order() -> None:
+    inbox = Inbox()
+    assert inbox.take_waiting() == [ev.Tick()]
+    assert inbox.take_waiting() == []
+    events = [ev.Applied(number) for number in range(TAKEN_MAX + 1)]
+    for event in events:
+        inbox.put(event)
+    assert inbox.take_waiting() == events[:TAKEN_MAX]
+    assert await drain(inbox) == events[TAKEN_MAX:]
 
 
 async def test_a_flood_of_one_peer_is_bounded_and_hides_nobody() -> None:

@@ -35,6 +35,11 @@ def values_of(sparse: Sparse) -> list[list[Value]]:
     return [[Value(*value) for value in zip(*row, strict=True)] for row in rows]
 
 
+def flat_places(sparse: Sparse) -> Tensor:
+    """(chunks, k) int64: the indices into the flattened chunks."""
+    return sparse.indices + torch.arange(sparse.indices.shape[0]).unsqueeze(1) * CHUNK_VALUES
+
+
 KINDS = ("normal", "heavy", "few", "ties", "wide", "subnormal", "equal", "zero")
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from p2pnet.errors import NotFiniteError, WireError
 from p2pnet.numerics import codec
-from p2pnet.numerics.codec import ChunkFormat, as_bytes, decode, dequantise, encode, pack
+from p2pnet.numerics.codec import ChunkFormat, as_bytes, decode, dequantise, encode, join, pack
 from p2pnet.numerics.levels import level_value
 from tests.numerics import make_vectors, reference
-from tests.numerics.samples import biases, chunks_of, made_up, made_up_chunks, patterns, sizes, values_of
+from tests.numerics.samples import biases, chunks_of, flat_places, made_up, made_up_chunks, patterns, sizes, values_of
 from tests.vectors import vectors
 
 
@@ -161,7 +161,7 @@ def test_the_energy_captured_is_that_of_the_design(kind: str, expected: float) -
     a = made[kind].sample(shape)
     sent = encode(a, ChunkFormat(64), 32).sent
     rest = a.clone().view(-1)
-    rest[sent.places()] -= dequantise(sent, 32)
+    rest[flat_places(sent)] -= dequantise(sent, 32)
     assert 1 - float(rest.square().sum() / a.square().sum()) == pytest.approx(expected, abs=0.006)
 
 
@@ -210,3 +210,23 @@ def test_shapes_and_dtypes_that_are_not_chunks_are_our_own_mistake() -> None:
 def test_no_chunks_make_an_empty_payload() -> None:
     assert encoded(torch.zeros(0, 4096), 64) == b""
     assert decode(b"", ChunkFormat(64), chunks=0).codes.shape == (0, 64)
+
+
+def test_a_payload_in_parts_says_what_it_says_whole() -> None:
+    payload, fmt = encode(made_up("normal", 3), ChunkFormat(64), 32).payload, ChunkFormat(64)
+    whole = torch.cat([payload, payload, payload])
+    parts = [decode(whole[:1], fmt), decode(whole[1:], fmt)]
+    assert values_of(join(parts)) == values_of(decode(whole, fmt))
+
+
+def test_the_first_chunk_with_a_wrong_number_of_ones_is_named_when_another_makes_up_for_it() -> None:
+    fmt = ChunkFormat(64)
+    payload = torch.cat([encode(made_up("normal", seed), fmt, 32).payload[:1] for seed in range(4)])
+    upper = fmt.sections[1].start
+    first, second = (
+        next(byte for byte in range(upper, upper + 16) if payload[row, byte] not in (0, 255)) for row in (1, 2)
+    )
+    payload[1, first] &= payload[1, first] - 1  # one less
+    payload[2, second] |= payload[2, second] + 1  # one more
+    with pytest.raises(WireError, match="chunk 1: upper word"):
+        decode(payload, fmt)

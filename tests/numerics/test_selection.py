@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2pnet.numerics.selection import largest_indices, lloyd_levels
+from p2pnet.numerics.selection import largest_among, largest_indices, lloyd_levels
 from tests.numerics import reference
 from tests.numerics.samples import made_up_chunks, sizes
 
@@ -26,6 +26,23 @@ def test_the_largest_sums_too(seed: int, k: int, limit: int, share: float) -> No
     rng = torch.Generator().manual_seed(seed)
     sums = torch.randint(0, limit, (2, 4096), generator=rng) * (torch.rand((2, 4096), generator=rng) < share)
     assert largest_indices(sums, k).tolist() == ranked(sums, k)
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    k=sizes,
+    limit=st.sampled_from([1, 2, 5, 2**51 - 1]),
+    senders=st.integers(1, 8),
+    each=st.sampled_from([8, 64, 300]),
+)
+def test_among_those_that_somebody_named_are_the_same_largest(
+    seed: int, k: int, limit: int, senders: int, each: int
+) -> None:
+    rng = torch.Generator().manual_seed(seed)
+    named = torch.randint(0, 4096, (2, senders * each), generator=rng)  # some of them twice
+    sums = torch.zeros((2, 4096), dtype=torch.int64)
+    sums.scatter_(1, named, torch.randint(-limit, limit + 1, named.shape, generator=rng))
+    assert largest_among(sums, named, k).tolist() == ranked(sums.abs(), k)
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.int64])
