@@ -87,7 +87,7 @@ def test_a_node_rests_when_it_is_told_to_goes_on_where_it_was_and_leaves_in_peac
         assert "paused by you" in status.stdout
         assert "credited" in status.stdout
         assert alone.tell("export", str(tmp_path / "m.safetensors")).stdout.startswith(str(tmp_path))
-        assert "going on" in alone.tell("resume").stdout
+        assert alone.tell("resume").stdout.startswith("resumed")
         run.wait_round(rested + 2)
         status = json.loads(alone.tell("status", "--json").stdout)
         assert (status["cap_bps"], status["paused"]) == ({"up": 5_000_000, "down": None}, False)
