@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
+import resource
 from typing import Annotated, Any, Final
 
 import typer
@@ -15,6 +16,7 @@ from p2pnet.cli.logs import start_logging
 from p2pnet.errors import ConfigError, P2pnetError, as_config_error
 
 TRAIN_EXTRA: Final = frozenset({"torch", "numpy", "safetensors", "matplotlib"})
+FILES_WANTED: Final = 8192  # each stream is one, others may open 2048, and many systems allow 256 or 1024
 PANELS: Final = {
     "Train": ("demo", "join", "status", "pause", "resume", "leave", "log", "export"),
     "Launch": ("swarm",),
@@ -50,6 +52,14 @@ class Verbs(TyperGroup):
             raise typer.Exit(130) from None
 
 
+def allow_files(wanted: int = FILES_WANTED) -> None:
+    """Allow this process as many open files as a node under load needs, as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def _end(message: str, status: int) -> typer.Exit:
     typer.echo(f"p2pnet: {message}", err=True)
     return typer.Exit(status)
@@ -81,6 +91,7 @@ def _options(
     Under systemd:                  p2pnet --log-json join 'p2pnet://...'
     """
     start_logging({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG), log_json)
+    allow_files()
 
 
 def make_app() -> typer.Typer:

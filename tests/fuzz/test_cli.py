@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from p2pnet.cli import make_app
+from p2pnet.cli import allow_files, make_app
 from tests.fuzz.material import fuzz_settings
 from tests.fuzz.targets import LINK, ledger_seed
 
@@ -76,3 +77,16 @@ def test_arguments_that_nobody_meant_end_in_words(home: Path) -> None:
 
     check()
     assert home.is_dir()
+
+
+def test_a_node_may_open_more_files_than_a_shell_allows_by_itself() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    top = 600 if hard == resource.RLIM_INFINITY else min(600, hard)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (top - 100, hard))
+        allow_files(top)
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (top, hard)
+        allow_files(top - 50)  # never fewer
+        assert resource.getrlimit(resource.RLIMIT_NOFILE) == (top, hard)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
