@@ -14,7 +14,7 @@ TORCH_FLAGS ?=
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 
-.PHONY: setup demo test sim check docs bench clean
+.PHONY: setup demo test sim fuzz check docs bench clean
 
 setup: $(STAMP)
 
@@ -34,6 +34,10 @@ test: $(STAMP)
 # Ten thousand seeded schedules of faults and liars; a failing one says how to see it again.
 sim: $(STAMP)
 	P2PNET_SIM_RUNS=$${P2PNET_SIM_RUNS:-10000} $(BIN)/python -m pytest tests/test_sim.py $(PYTEST_FLAGS)
+
+# Two thousand damaged inputs for whatever reads foreign bytes, and a hundred hostile peers: tests/fuzz/README.md.
+fuzz: $(STAMP)
+	P2PNET_FUZZ_RUNS=$${P2PNET_FUZZ_RUNS:-2000} $(BIN)/python -m pytest tests/fuzz $(PYTEST_FLAGS)
 
 check: $(STAMP)
 	$(BIN)/ruff check

@@ -225,7 +225,7 @@ class NodeConfig:
     listen: Annotated[tuple[Multiaddr, ...], Length(1, 16)] = (ANY_PORT,)  # whole addresses, in place of `port`
     bootstrap: Annotated[tuple[Multiaddr, ...], Length(0, 64)] = ()  # beside those in the link
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: Annotated[int, Range(0, 1024)] = 0  # torch's while it trains; 0: its own choice. One more reduces
+    threads: Annotated[int, Range(0, 1024)] = 0  # torch's, while it trains and while it reduces; 0: its own choice
     max_up_bps: Rate = 0  # "5M", bits per second on the wire, over everything that is sent; 0: no limit
     max_down_bps: Rate = 0  # the same for what is received
     disk_bytes: Disk = 0  # "20G" for each swarm's folder; 0: no limit. A swarm that needs more is refused

@@ -22,7 +22,7 @@ from p2pnet.ledger.lock import StateLock
 from p2pnet.manifests import codec_sizes, needed_bytes
 from p2pnet.node.commands import CommandSocket
 from p2pnet.node.diary import Diary
-from p2pnet.node.runner import used_bytes
+from p2pnet.node.snapshots import used_bytes
 from p2pnet.opening import Opening
 from p2pnet.presence import Presence
 from p2pnet.train.options import read_inner, read_task

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from p2pnet.config import NodeConfig
-from p2pnet.errors import P2pnetError
+from p2pnet.errors import ConfigError, P2pnetError
 from p2pnet.node import bridge as br
 from p2pnet.node.diary import Diary
 from p2pnet.node.runner import Node, NodeSettings
@@ -31,6 +31,8 @@ class Opening:
 
         diary: goes on from opening to opening; who hands it in has locked `state_dir`, and answers commands.
         """
+        if diary is None and config is not None and config.hours is not None:
+            raise ConfigError("hours: only `p2pnet join` keeps them; a loop of your own says itself when it runs")
         self.link = Link.parse(link) if isinstance(link, str) else link
         self.folder = Path(state_dir)
         self.node = Node(NodeSettings(self.link, self.folder, config or NodeConfig(), on_event, diary))

@@ -9,6 +9,7 @@ import pytest
 
 from p2pnet.config import NodeConfig
 from p2pnet.errors import ConfigError, NetworkError, P2pnetError
+from p2pnet.hours import Hours
 from p2pnet.opening import Opening
 
 LINK = f"p2pnet://{'ab' * 32}"
@@ -24,6 +25,11 @@ def test_a_link_that_is_none_is_refused_before_anything_starts(tmp_path: Path) -
     with pytest.raises(ConfigError, match="link"):
         Opening("https://example.org", tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_hours_that_nobody_would_keep_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="hours: only `p2pnet join` keeps them"):
+        Opening(LINK, tmp_path, NodeConfig(hours=Hours.parse("22-07")))
 
 
 def test_a_swarm_that_nobody_has_is_waited_for_until_the_time_is_over(tmp_path: Path) -> None:

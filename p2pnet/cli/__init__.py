@@ -5,16 +5,18 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import sys
+import resource
 from typing import Annotated, Any, Final
 
 import typer
 from typer.core import TyperGroup
 
 import p2pnet
+from p2pnet.cli.logs import start_logging
 from p2pnet.errors import ConfigError, P2pnetError, as_config_error
 
 TRAIN_EXTRA: Final = frozenset({"torch", "numpy", "safetensors", "matplotlib"})
+FILES_WANTED: Final = 8192  # each stream is one, others may open 2048, and many systems allow 256 or 1024
 PANELS: Final = {
     "Train": ("demo", "join", "status", "pause", "resume", "leave", "log", "export"),
     "Launch": ("swarm",),
@@ -50,6 +52,14 @@ class Verbs(TyperGroup):
             raise typer.Exit(130) from None
 
 
+def allow_files(wanted: int = FILES_WANTED) -> None:
+    """Allow this process as many open files as a node under load needs, as far as the system lets us."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 def _end(message: str, status: int) -> typer.Exit:
     typer.echo(f"p2pnet: {message}", err=True)
     return typer.Exit(status)
@@ -68,16 +78,20 @@ def _options(
     verbose: Annotated[
         int, typer.Option("--verbose", "-v", count=True, help="Say on stderr what is going on; -vv says it all.")
     ] = 0,
+    log_json: Annotated[bool, typer.Option("--log-json", help="Log as JSON, a line per record, on stderr.")] = False,
 ) -> None:
     """Train neural networks peer to peer, over the open internet, with no central part.
 
     See it work on this machine:    p2pnet demo
-    Join a swarm with its link:     p2pnet join p2pnet://...
+    Join a swarm with its link:     p2pnet join 'p2pnet://...'
+    See how it goes, let it rest:   p2pnet status, p2pnet pause, p2pnet resume
+    End it, take the model:         p2pnet leave, p2pnet export model.safetensors
     Launch a swarm of your own:     p2pnet swarm init
     Host a peer to start from:      p2pnet bootstrap
+    Under systemd:                  p2pnet --log-json join 'p2pnet://...'
     """
-    level = {0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    logging.basicConfig(level=level, stream=sys.stderr, format="%(levelname)s %(name)s: %(message)s")
+    start_logging({0: logging.WARNING, 1: logging.INFO}.get(verbose, logging.DEBUG), log_json)
+    allow_files()
 
 
 def make_app() -> typer.Typer:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import signal
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
@@ -18,6 +20,7 @@ import typer
 from p2pnet.cli.terminal import in_bytes, note, say
 from p2pnet.config import SwarmConfig
 from p2pnet.errors import ConfigError, P2pnetError
+from p2pnet.ledger.lock import StateLock
 from p2pnet.schema import load_file
 
 if TYPE_CHECKING:
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
 
     from p2pnet.demo import DemoSettings, DemoView, PeerView
 
+PREFIX: Final = "p2pnet-demo-"
+SWEEP_AGE_S: Final = 60.0
 PLOT: Final = Path("p2pnet-demo.png")
 REFRESH_S: Final = 0.25
 
@@ -75,9 +80,11 @@ def demo(
 def _folder(keep: Path | None) -> Iterator[Path]:
     """A folder for everything: the one to keep, which must be new or empty, or one that goes away."""
     if keep is None:
-        made = Path(tempfile.mkdtemp(prefix="p2pnet-demo-"))
+        _sweep(Path(tempfile.gettempdir()))
+        made = Path(tempfile.mkdtemp(prefix=PREFIX))
         try:
-            yield made
+            with StateLock(made):
+                yield made
         finally:
             shutil.rmtree(made, ignore_errors=True)
         return
@@ -88,6 +95,16 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"--keep: {keep}: {error.strerror}") from error
     yield keep.resolve()
+
+
+def _sweep(root: Path) -> None:
+    """Remove what demos have left that were killed: ours, not new, and no process holds it."""
+    for folder in root.glob(f"{PREFIX}????????"):
+        with suppress(OSError, ConfigError):
+            status = folder.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > SWEEP_AGE_S:
+                StateLock(folder).release()
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(settings: DemoSettings) -> dict[str, Any]:

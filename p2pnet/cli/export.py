@@ -51,6 +51,6 @@ def export(
     if json:
         write_json({**header, "round": int(header["round"]), "file": str(target)})
         return
-    say(f"{target}: {header['name']} at the beginning of round {header['round']}, state {header['state_sha256'][:16]}")
+    say(f"{target}  {header['name']} at the beginning of round {header['round']}, state {header['state_sha256'][:16]}")
     if frozen := sum(1 - row.trained for row in manifest.message.parameters):
         say(f"left out: {frozen} frozen parameters, which are those that the swarm began with")

@@ -44,10 +44,13 @@ def log(
     place = state_dir_or_default(state_dir)
     folder = choose_swarm(place, FILE_NAME, swarm, f"{place}: no ledger there; `p2pnet join LINK` starts one")
     with LedgerReader(folder / FILE_NAME) as ledger:
-        if round is None:
-            _show_rounds(ledger, last, json)
-        else:
-            _show_round(ledger, round, _electorate(ledger, round, folder), json)
+        try:
+            if round is None:
+                _show_rounds(ledger, last, json)
+            else:
+                _show_round(ledger, round, _electorate(ledger, round, folder), json)
+        except WireError as error:
+            raise P2pnetError(f"{ledger.path}: a round in it is not what was signed: {error}") from error
 
 
 def summarize(entry: Entry) -> dict[str, Any]:

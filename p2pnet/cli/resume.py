@@ -20,7 +20,7 @@ def resume(state_dir: StateDir = None, swarm: Prefix = "") -> None:
 
     folder, _ = find_running(state_dir, swarm)
     if until := ask_node(folder, "resume").get("paused_until"):
-        say(f"no longer paused by you; its hours begin at {until}")
+        say(f"resumed, and outside its hours, which begin at {until}")
         return
     wait_phase(folder, "paused", False, RESUME_S)
-    say("going on; `p2pnet status` shows how")
+    say("resumed; `p2pnet status` shows how it goes")

@@ -73,6 +73,7 @@ _PHASES: Final = {
     "opening": "looking for the swarm",
     "catching up": "taking over what was decided",
     "train": "training",
+    "wait": "waiting for the others' updates",
     "roster": "agreeing on who takes part",
     "exchange": "exchanging updates",
     "decide": "deciding",

@@ -44,7 +44,7 @@ def init(
         with open(file, "x", encoding="utf-8") as made:
             made.write(EXAMPLE.read_text(encoding="utf-8"))
     except FileExistsError:
-        raise ConfigError(f"{file}: exists already, and is not overwritten") from None
+        raise ConfigError(f"{file}: exists already, and is not overwritten; name another file, or remove it") from None
     except OSError as error:
         raise ConfigError(f"{file}: cannot write it: {error.strerror}") from error
     say(str(file))

@@ -82,8 +82,11 @@ def in_span(span_s: float) -> str:
 
 
 def in_time(unix_s: int) -> str:
-    """Return a moment in the local time zone."""
-    return datetime.fromtimestamp(unix_s).astimezone().isoformat(sep=" ", timespec="seconds")
+    """Return a moment in the local time zone; what no calendar has, a stranger's nonsense, as the number it is."""
+    try:
+        return datetime.fromtimestamp(unix_s).astimezone().isoformat(sep=" ", timespec="seconds")
+    except (ValueError, OverflowError, OSError):
+        return f"{unix_s} seconds after 1970"
 
 
 def _finite(value: Any) -> Any:

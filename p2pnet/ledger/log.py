@@ -217,8 +217,8 @@ class Ledger:
         """Forget the bytes of results of rounds before this one, and give their room back to the disk."""
         with self.batch():
             self._db.execute("DELETE FROM parts WHERE round < ? AND round < ?", (before, self._size()))
-        self._rows("PRAGMA incremental_vacuum")
-        self._rows("PRAGMA wal_checkpoint(TRUNCATE)")
+        with self._lock, self._translated():
+            self._db.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")  # runs each to its end
 
     def append(self, entry: Entry, parts: Mapping[bytes, bytes] | None = None) -> None:
         """Write a decided round, with the bytes of those of its parts (by root) that are not held already.

@@ -103,7 +103,9 @@ class Discovery:
     def describe_trouble(self) -> str:
         """Return a sentence that says which bootstrap peers were tried and why each failed."""
         tried = [f"{one.addr} ({one.reason or 'no answer yet'})" for one in self.report() if not one.connected]
-        return f"no bootstrap peer answers; tried {'; '.join(tried)}" if tried else "no bootstrap peer is known"
+        if not tried:
+            return "no bootstrap peer is known; a link names them after ?bootstrap=, or give one with --bootstrap ADDR"
+        return f"no bootstrap peer answers; tried {'; '.join(tried)}"
 
     async def wait_in_touch(self) -> None:
         """Wait until the host is connected to anybody."""
@@ -219,7 +221,7 @@ def merge_bootstrap(addrs: Sequence[str]) -> list[PeerAddrs]:
     Raises `ConfigError` for an address without peer id, and for more than BOOTSTRAP_PEERS_MAX addresses.
     """
     if len(addrs) > BOOTSTRAP_PEERS_MAX:
-        raise ConfigError(f"bootstrap: found {len(addrs)} addresses, allowed are {BOOTSTRAP_PEERS_MAX}")
+        raise ConfigError(f"bootstrap: found {len(addrs)} addresses, allowed are {BOOTSTRAP_PEERS_MAX}; few are enough")
     merged: dict[PeerId, tuple[str, ...]] = {}
     for addr in addrs:
         try:

@@ -139,7 +139,8 @@ class Libp2pHost:
                 log.info("%s waits for the daemon", protocol)  # every handler is registered when it is back
 
     async def request(self, peer: PeerId, protocol: str, body: bytes, timeout_s: float, answer_bytes_max: int) -> bytes:
-        """See `Host`."""
+        """See `Host`. What our own caps take of the time is added to it."""
+        timeout_s += self._shaper.own_s(len(body), answer_bytes_max)
         return await exchange(self, peer, protocol, body, timeout_s, answer_bytes_max)
 
     async def provide(self, key: bytes, timeout_s: float = 30.0) -> None:

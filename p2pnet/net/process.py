@@ -156,7 +156,7 @@ def check_listen(addr: str) -> None:
         except OSError as error:
             why = {
                 errno.EADDRINUSE: "where another program listens already; allowed is a free port, or 0 for any",
-                errno.EADDRNOTAVAIL: "which is no address of this machine",
+                errno.EADDRNOTAVAIL: "which is no address of this machine; allowed are its own, or 0.0.0.0 for all",
                 errno.EACCES: "which only a privileged user may have; allowed is a port from 1024",
             }.get(error.errno or 0, f"which cannot be had: {error.strerror}")
             raise ConfigError(f"listen: found {addr}, {why}") from error
@@ -221,10 +221,10 @@ async def _take_hold(
                 raise
     reason = " ".join(last_words) or "without a word"
     if not gone.is_set():
-        raise NetworkError(f"the daemon does not answer after {START_S:g} s: {reason}")
+        raise NetworkError(f"the daemon does not answer after {START_S:g} s: {reason}; is the machine busy? try again")
     if "listen" in reason:  # an address of a kind that `check_listen` could not try
         raise ConfigError(f"listen: found {', '.join(options.listen)}, the daemon says: {reason}")
-    raise NetworkError(f"the daemon ended at once: {reason}")
+    raise NetworkError(f"the daemon ended at once: {reason}; `p2pnet daemon install` puts one in place that works")
 
 
 async def _listen_to(errors: UnixSocket, last_words: deque[str], gone: trio.Event, listening: trio.CancelScope) -> None:

@@ -92,6 +92,11 @@ class Shaper:
         self.up_bps, self.down_bps = up_bps, down_bps
         self.up, self.down = Gate(up_bps), Gate(down_bps)
 
+    def own_s(self, up_bytes: int, down_bytes: int) -> float:
+        """Return what these bytes take under the caps alone: nobody else is to blame for that time."""
+        takes = ((up_bytes, self.up_bps), (down_bytes, self.down_bps))
+        return sum(8 * OVERHEAD * count / rate_bps for count, rate_bps in takes if rate_bps)
+
     def shape(self, transport: Transport) -> Transport:
         """Return the transport under these caps; itself when there are none."""
         return ShapedTransport(transport, self) if self.up_bps or self.down_bps else transport

@@ -159,7 +159,7 @@ class Bridge:
         try:
             item = self._to_user.get(timeout=timeout_s)
         except queue.Empty:
-            raise NetworkError(f"nothing from the swarm within {timeout_s:g} s") from None
+            raise NetworkError(f"nothing from the swarm within {timeout_s:g} s: is anybody of it there?") from None
         return self._raise_failure(item)
 
     def poll(self) -> ToUser | None:

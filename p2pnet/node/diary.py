@@ -164,10 +164,10 @@ class Diary:
 
     def snapshot(self, rounds: Rounds, now_s: float) -> dict[str, Any]:
         """What `p2pnet status` shows of the rounds, as JSON's types."""
-        state = rounds.state
+        state, phase = rounds.state, rounds.round.phase()
         return {
             "round": state.round,
-            "phase": rounds.round.phase(),
+            "phase": "wait" if phase == "train" and not math.isnan(self._trained_s) else phase,
             "view": rounds.round.deciding.view,
             "lineage": state.lineage.hex(),
             "rounds_sealed": self.sealed,

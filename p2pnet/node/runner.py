@@ -39,7 +39,7 @@ from p2pnet.node.history import PROTOCOL as HISTORY_PROTOCOL
 from p2pnet.node.history import History
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
-from p2pnet.node.snapshots import Snapshots
+from p2pnet.node.snapshots import Snapshots, used_bytes
 from p2pnet.wire.manifest import Link, Manifest
 from p2pnet.wire.signing import Signed
 
@@ -216,7 +216,8 @@ class Node:
             manifest = await self._open(host, links, content)
             ledger = self._open_ledger(manifest.message, stack)
             history = await trio.to_thread.run_sync(History, swarm, manifest.message, ledger)
-            content.snapshots = Snapshots(settings.folder, manifest.message.policy.snapshot_rounds, ledger)
+            every = manifest.message.policy.snapshot_rounds
+            content.snapshots = Snapshots(settings.folder, every, ledger, settings.config.disk_bytes)
             await host.handle(HISTORY_PROTOCOL, history.serve, concurrency_per_peer=2)
             self.bridge.give(br.Opened(manifest, content.initial_path))  # the user's thread builds its learner
             known = await self._catch_up(host, links, history, content.snapshots)
@@ -323,15 +324,6 @@ class Node:
 def _relays(settings: NodeSettings) -> tuple[str, ...]:
     """The bootstrap peers relay for us, unless all of this is on one machine."""
     return tuple(addr for addr in settings.link.bootstrap if not addr.startswith(("/ip4/127.", "/ip6/::1/")))
-
-
-def used_bytes(folder: Path) -> int:
-    """Return what a swarm's folder takes on the disk; files come and go meanwhile."""
-    used = 0
-    for path in folder.rglob("*"):
-        with suppress(OSError):
-            used += path.lstat().st_size
-    return used
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,9 +27,12 @@ class Snapshot:
 class Snapshots:
     """What of the certified states lies in a swarm's folder. The learner writes them, at the round that wants them."""
 
-    def __init__(self, folder: Path, snapshot_rounds: int, ledger: Ledger) -> None:
-        """folder: the swarm's on this machine.   snapshot_rounds: the manifest's."""
-        self.folder = folder
+    def __init__(self, folder: Path, snapshot_rounds: int, ledger: Ledger, disk_bytes: int = 0) -> None:
+        """folder: the swarm's on this machine.   snapshot_rounds: the manifest's.
+
+        disk_bytes: what the folder may take; 0: no limit. Beyond it only those results are kept that a joiner needs.
+        """
+        self.folder, self._disk_bytes = folder, disk_bytes
         self._every, self._ledger = snapshot_rounds, ledger
         self.keep()
 
@@ -59,6 +63,18 @@ class Snapshots:
                     path.unlink()
                 except OSError as error:
                     log.warning("%s: cannot remove it: %s", path, error.strerror)
+        if 0 < self._disk_bytes < used_bytes(self.folder):
+            self._ledger.keep_results = 1
+            self._ledger.drop_results(min(self._ledger.keep_from, len(self._ledger) - 1))
+
+
+def used_bytes(folder: Path) -> int:
+    """Return what a swarm's folder takes on the disk; files come and go meanwhile."""
+    used = 0
+    for path in folder.rglob("*"):
+        with suppress(OSError):
+            used += path.lstat().st_size
+    return used
 
 
 def state_path(folder: Path, sha256: bytes) -> Path:

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from p2pnet.cli.terminal import in_bytes, in_span, printable, show_fields, show_table, write_json
+from p2pnet.cli.terminal import in_bytes, in_span, in_time, printable, show_fields, show_table, write_json
 
 
 def test_a_strangers_text_cannot_command_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,3 +45,9 @@ def test_sizes_as_people_read_them(count: int, text: str) -> None:
 @pytest.mark.parametrize(("span_s", "text"), [(0.25, "0.2 s"), (119, "119.0 s"), (600, "10.0 min"), (90_000, "25.0 h")])
 def test_spans_as_people_read_them(span_s: float, text: str) -> None:
     assert in_span(span_s) == text
+
+
+@pytest.mark.parametrize("unix_s", [2**62, 2**40, -(10**12)])
+def test_a_moment_that_no_calendar_has_is_shown_as_its_number(unix_s: int) -> None:
+    assert in_time(unix_s) == f"{unix_s} seconds after 1970"
+    assert in_time(0).startswith(("1970-01-01", "1969-12-31"))

@@ -168,7 +168,7 @@ class Shell:
             self._refill()
 
 
-@fuzz_settings(60)
+@fuzz_settings(40)
 @given(seed=st.integers(0, 2**32))
 def test_the_round_machine_takes_whatever_members_and_strangers_say(seed: int) -> None:
     shell = Shell(seed)
@@ -291,7 +291,7 @@ def membership_event(pool: Pool, rng: random.Random) -> members.Event:
     )
 
 
-@fuzz_settings(60)
+@fuzz_settings(25)
 @given(seed=st.integers(0, 2**32))
 def test_membership_takes_whatever_hellos_and_records_say(seed: int) -> None:
     machine, pool, rng = a_membership(seed)
@@ -313,7 +313,7 @@ def test_what_membership_keeps_of_a_flood_of_names_is_bounded() -> None:
     machine, pool, rng = a_membership(3)
     sizes = []
     for _ in range(2):
-        for _ in range(4000):
+        for _ in range(2500):
             pool.peers = [PeerId(rng.randbytes(32)) for _ in range(3)]  # names are free
             machine.handle(membership_event(pool, rng), rng.random())
         sizes.append(size_of(vars(machine)))

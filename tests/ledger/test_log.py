@@ -325,3 +325,45 @@ def test_appending_a_round_of_64_members_takes_milliseconds(ledger: Ledger) -> N
     median_ms = statistics.median(times_s) * 1e3
     print(f"append, 64 members: median {median_ms:.2f} ms, worst {max(times_s) * 1e3:.2f} ms")
     assert median_ms < 100  # 3-7 ms here; the bound only tells a design from a disaster
+
+
+def test_results_that_a_joiner_needs_stay_whatever_keep_results_says(tmp_path: Path) -> None:
+    with open_ledger(tmp_path / "ledger.db", keep_results=2) as ledger:
+        ledger.keep_from = 1
+        fill(ledger, 6)
+        assert [ledger.result(round) is not None for round in range(6)] == [False, True, True, True, True, True]
+        ledger.keep_from = 5
+        fill(ledger, 1)
+        assert [ledger.result(round) is not None for round in range(7)] == [False] * 5 + [True, True]
+
+
+def test_a_result_may_come_later_than_its_entry_and_nothing_else_with_it(ledger: Ledger) -> None:
+    entry = make_entry(GENESIS, 0)
+    ledger.append(entry)
+    assert ledger.result(0) is None
+    assert ledger.roots_held(0) == set()
+    ledger.fill(0, {entry.roots[0]: b"one"})
+    ledger.fill(0, {entry.roots[1]: b"two"})
+    assert ledger.result(0) == (b"one", b"two")
+    assert ledger.roots_held(0) == set(entry.roots)
+    for round, root in ((0, b"x" * 32), (1, entry.roots[0])):
+        with pytest.raises(ValueError, match="no such parts"):
+            ledger.fill(round, {root: b"data"})
+
+
+def test_dropped_results_give_their_room_back_to_the_disk_and_entries_stay(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    with open_ledger(path, keep_results=100) as ledger:
+        for round in range(10):
+            entry = make_entry(ledger.lineage(), round)
+            ledger.append(entry, {root: random.Random(round).randbytes(200_000) for root in entry.roots})
+        ledger.drop_results(0)
+        full = path.stat().st_size
+        assert full > 4_000_000
+        ledger.drop_results(9)
+        assert path.stat().st_size < full / 5
+        assert ledger.result(9) is not None
+        assert len(ledger.entries(0, 99)) == 10
+        ledger.drop_results(99)
+        assert [ledger.result(round) for round in range(10)] == [None] * 10
+        assert sum(each.stat().st_size for each in tmp_path.iterdir()) < full / 5

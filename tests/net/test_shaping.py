@@ -133,6 +133,15 @@ async def test_streams_under_one_cap_share_it(autojump_clock: trio.testing.MockC
     assert min(done_s) > 0.8 * max(done_s)
 
 
+def test_what_the_caps_take_of_a_request_is_its_own_fault() -> None:
+    async def see() -> None:
+        assert Shaper().own_s(10**6, 10**6) == 0
+        assert Shaper(8 * MBIT, 0).own_s(MBIT, 10**9) == pytest.approx(OVERHEAD)
+        assert Shaper(8 * MBIT, 4 * MBIT).own_s(MBIT, MBIT) == pytest.approx(3 * OVERHEAD)
+
+    trio.run(see)
+
+
 def test_a_meter_shows_the_last_seconds() -> None:
     meter = Meter()
     assert meter.rates_bps() == (0, 0)

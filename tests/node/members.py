@@ -115,6 +115,7 @@ class Member:
         self.ledger: Ledger | None = None
         self.scope = trio.CancelScope()
         self.ended = False
+        self.caps_bps = (0, 0)
 
     async def meet(self, other: Member | MemoryHost) -> None:
         """Connect, say hello, and wait until both are up."""
@@ -136,7 +137,9 @@ class Member:
         with self.scope, Ledger(folder / "ledger.db", self.world.swarm, genesis, keep_results=4) as self.ledger:
             snapshots = Snapshots(folder, self.world.manifest.message.policy.snapshot_rounds, self.ledger)
             known = Swarm(self.world.swarm, self.world.manifest.message, self.ledger, CHUNKS, snapshots)
-            self.peer = Peer(known, self.identity, self.host, self.inbox, self.links, self.bridge, self.diary)
+            self.peer = Peer(
+                known, self.identity, self.host, self.inbox, self.links, self.bridge, self.diary, caps_bps=self.caps_bps
+            )
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self.peer.run)
                 nursery.start_soon(self._learn, train)

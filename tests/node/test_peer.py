@@ -11,14 +11,23 @@ from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import P2pnetError
-from p2pnet.identity import PeerId
+from p2pnet.identity import PeerId, verify
 from p2pnet.ledger.log import Ledger
 from p2pnet.ledger.reader import LedgerReader
 from p2pnet.node import bridge as br
 from p2pnet.node.history import History, replay
 from p2pnet.node.peer import is_of_use
 from p2pnet.wire.codec import encode
-from p2pnet.wire.round import Commit, Endorsement, Proposal, Quorum, Roster, Vote, open_round_message
+from p2pnet.wire.round import (
+    Commit,
+    Endorsement,
+    Proposal,
+    Quorum,
+    Roster,
+    Vote,
+    decode_outcome,
+    open_round_message,
+)
 from p2pnet.wire.signing import sign_message
 from tests.node.members import FORMATS, Member, World, identity, payload, until
 
@@ -55,6 +64,24 @@ async def test_three_members_decide_the_same_rounds_and_free_what_is_over(world:
     snapshot = members[0].peer.snapshot()  # type: ignore[union-attr]
     assert snapshot["rounds_sealed"] >= 3
     assert snapshot["refused"] == {}
+
+
+async def test_a_member_with_a_cap_says_so_in_its_commits_and_reduces_less(world: World, nursery: trio.Nursery) -> None:
+    members = await world.members(1, 2, 3)
+    members[2].caps_bps = (5_000_000, 1_000_000_000)
+    for member in members:
+        nursery.start_soon(member.take_part)
+    await decided(members, 1)
+    assert members[0].ledger is not None
+    [entry] = members[0].ledger.entries(0, 1)
+    commits = [open_round_message(raw, verify) for raw in entry.commits]
+    rates = {commit.peer: (commit.message.up_kbps, commit.message.down_kbps) for commit in commits}  # type: ignore[union-attr]
+    assert rates == {members[number].identity.peer: (100_000, 100_000) for number in (0, 1)} | {
+        members[2].identity.peer: (5_000, 100_000)
+    }
+    outcome = decode_outcome(entry.outcome)
+    reducers = {open_round_message(raw, verify).peer for raw in outcome.reduced}  # type: ignore[union-attr]
+    assert members[2].identity.peer not in reducers  # its share of the four leaves is less than half a leaf
 
 
 async def test_a_member_without_an_update_skips_the_round_says_so_and_goes_on(
