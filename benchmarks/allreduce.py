@@ -85,9 +85,9 @@ def measure(peers: int, megabytes: float, rounds: int, rival: Path | None) -> di
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         ours = stack.enter_context(open_peers(folder, peers, sides))
+        theirs = stack.enter_context(open_rivals(rival, peers, sides)) if rival else []
         arms: dict[str, tuple[list[Process], dict[str, Any]]] = {"p2pnet": (ours, {"profile": 0})}
-        if rival is not None:
-            theirs = stack.enter_context(open_rivals(rival, peers, sides))
+        if theirs:
             arms |= {f"hivemind {codec}": (theirs, {"codec": codec}) for codec in CODECS}
         taken: dict[str, list[dict[str, Any]]] = {name: [] for name in arms}
         for number in range(WARM_UP + rounds):
@@ -100,7 +100,7 @@ def measure(peers: int, megabytes: float, rounds: int, rival: Path | None) -> di
         profiled = [take_round(ours, {"profile": 1}, "p2pnet, profiled") for _ in range(PROFILED)]
         case["cpu_ms_by_function"] = by_function(profiled)
         case["memory_mb"] = ours[0].ask({"do": "memory"})
-        if rival is not None:
+        if theirs:
             beside = [take_round(theirs, {"codec": "default"}, "hivemind, default") for _ in range(BESIDE)]
             case["default"] = sum_up(beside) | {
                 "optimizer_matchmaking_s": theirs[0].greeting["optimizer_matchmaking_s"]
@@ -172,7 +172,7 @@ def by_function(rounds: list[dict[str, Any]]) -> dict[str, float]:
 class Process:
     """A child that takes JSON commands, a line each, and answers each with one."""
 
-    def __init__(self, command: Sequence[str | Path], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path) -> None:
         with log.open("wb") as errors:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
@@ -216,7 +216,7 @@ class Process:
 @contextmanager
 def open_peers(folder: Path, peers: int, sides: list[int]) -> Iterator[list[Process]]:
     """A bootstrap peer and a swarm that all peers found."""
-    script = [sys.executable, HERE / "allreduce_peer.py"]
+    script = [sys.executable, str(HERE / "allreduce_peer.py")]
     founders = [Identity.load_or_create(folder / f"peer-{number}" / KEY_NAME).peer for number in range(peers)]
     with ExitStack() as stack:
         key = folder / "bootstrap.key"
@@ -248,7 +248,7 @@ def open_rivals(python: Path, peers: int, sides: list[int]) -> Iterator[list[Pro
         for number in range(peers):
             initial = group[0].greeting["addrs"] if group else []
             spec = {"seed": number + 1, "peers": peers, "sides": sides, "codecs": CODECS, "initial": initial}
-            script = [python, HERE / "allreduce_rival.py", json.dumps(spec)]
+            script = [str(python), str(HERE / "allreduce_rival.py"), json.dumps(spec)]
             group.append(Process(script, folder / f"rival-{number}.log"))
             stack.callback(group[-1].close)
             if number == 0:

@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "benchmarks" / "allreduce.py"
 @pytest.mark.processes
 @pytest.mark.slow
 def test_the_benchmark_of_the_exchange_runs_and_accounts_for_its_time() -> None:
-    command = [sys.executable, SCRIPT, "--peers", "2", "--megabytes", "0.5", "--rounds", "2", "--no-rival"]
+    command = [sys.executable, str(SCRIPT), "--peers", "2", "--megabytes", "0.5", "--rounds", "2", "--no-rival"]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert run.returncode == 0, run.stderr
     (case,) = json.loads(run.stderr[run.stderr.index("[\n") :])
