@@ -88,9 +88,11 @@ def make_model() -> Any:
     return torch.nn.Linear(WIDTH, WIDTH)
 
 
-def train(link: str, folder: Path, tell: Callable[..., None], stop: threading.Event | None = None) -> None:
+def train(
+    link: str, folder: Path, tell: Callable[[str, dict[str, Any]], None], stop: threading.Event | None = None
+) -> None:
     """Take part until told to stop: what a volunteer's process does, with a model that costs nothing."""
-    opening = Opening(link, folder, NodeConfig(listen=(LISTEN,)), lambda kind, fields: tell(kind, **fields))
+    opening = Opening(link, folder, NodeConfig(listen=(LISTEN,)), tell)
     try:
         began_s = time.monotonic()
         import torch  # while the node looks for the swarm
@@ -100,7 +102,7 @@ def train(link: str, folder: Path, tell: Callable[..., None], stop: threading.Ev
         model(torch.ones(4, WIDTH)).sum().backward()
         optimizer.step()  # torch loads more of itself at the first step
         optimizer.zero_grad()
-        tell("warm", import_s=time.monotonic() - began_s)
+        tell("warm", {"import_s": time.monotonic() - began_s})
         opening.wait()
         from p2pnet.swarm import Swarm as Membership
 
@@ -113,7 +115,7 @@ def train(link: str, folder: Path, tell: Callable[..., None], stop: threading.Ev
                 optimizer.zero_grad()
                 if report := swarm.step(loss, samples=4):
                     state = swarm.state_sha256()
-                    tell("report", round=report.round, credited=report.credited, state=state, void=report.void)
+                    tell("report", {"round": report.round, "credited": report.credited, "state": state})
     except P2pnetError:
         if stop is None or not stop.is_set():
             raise
@@ -121,7 +123,7 @@ def train(link: str, folder: Path, tell: Callable[..., None], stop: threading.Ev
         opening.close()
 
 
-def say(kind: str, **fields: Any) -> None:
+def say(kind: str, fields: dict[str, Any]) -> None:
     """One event of a peer's process, on standard output."""
     print(json.dumps({"event": kind, "unix_s": time.time(), **fields}), flush=True)
 
@@ -246,7 +248,7 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     states: dict[int, set[str]] = {}
     stop = threading.Event()
 
-    def note(kind: str, **fields: Any) -> None:
+    def note(kind: str, fields: dict[str, Any]) -> None:
         if kind == "report":
             states.setdefault(fields["round"], set()).add(fields["state"])
 
@@ -272,7 +274,7 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         ready, credited = newcomer.wait_for("ready"), newcomer.wait_for("report", credited=True)
     recorder.see_ledger(folder / "3" / LEDGER_NAME)
     for event in (*told, *(event for child in (*children, newcomer) for event in child.events)):
-        note(event.pop("event"), **event)
+        note(event["event"], event)
     figures = {
         "import_s": "import of torch and its first step, beside the start of the node, s",
         "ready_s": "from the start of the process to ready, s",

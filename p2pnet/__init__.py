@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from p2pnet.errors import ConfigError, NetworkError, NotFiniteError, P2pnetError, PeerError
 
 if TYPE_CHECKING:
+    from p2pnet.callback import SwarmCallback
     from p2pnet.config import NodeConfig, SwarmConfig
     from p2pnet.founding import create
     from p2pnet.swarm import Report, Swarm, join
@@ -27,7 +28,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ConfigError", "Link", "NetworkError", "NodeConfig", "NotFiniteError", "P2pnetError", "PeerError", "Report",
-    "Swarm", "SwarmConfig", "create", "join",
+    "Swarm", "SwarmCallback", "SwarmConfig", "create", "join",
 ]  # fmt: skip
 
 _HOME = {
@@ -36,6 +37,7 @@ _HOME = {
     "SwarmConfig": "p2pnet.config",
     "Report": "p2pnet.swarm",
     "Swarm": "p2pnet.swarm",
+    "SwarmCallback": "p2pnet.callback",
     "create": "p2pnet.founding",
     "join": "p2pnet.swarm",
 }

@@ -60,7 +60,7 @@ def _parse_amount(text: str) -> int:
     found = _AMOUNT.fullmatch(text.strip())
     if found is None:
         raise ValueError("not a number with k, M, G or T")
-    return round(float(found[1]) * 1000 ** " kmgt".index(found[2].lower() or " "))
+    return round(float(found[1]) * 1000.0 ** " kmgt".index(found[2].lower() or " "))
 
 
 def parse_rate(text: str) -> int:

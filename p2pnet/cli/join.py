@@ -24,7 +24,7 @@ from p2pnet.manifests import KEY_NAME, swarm_folder
 from p2pnet.wire.manifest import Link
 
 if TYPE_CHECKING:
-    from p2pnet.member import Tell
+    from p2pnet.member import MemberSettings, Tell
 
 
 Device = Annotated[str | None, typer.Option(metavar="cuda|cpu|auto", help="Train there; auto: cuda if there is one.")]
@@ -112,19 +112,20 @@ def join(
     where = Link.parse(link)
     folder = swarm_folder(settings.state_dir, where.swarm)
     place_key(settings.state_dir / KEY_NAME, folder)
-    from p2pnet.member import Member, MemberSettings
+    from p2pnet.member import MemberSettings
 
     wanted = MemberSettings(where, folder, settings, text, rounds, until_round, held_out_rounds)
-    member = Member(wanted, _as_json() if json else _as_words())
+    _run(wanted, _as_json() if json else _as_words(), _nothing if lost is None else lambda: _wait(lost))
+
+
+def _run(wanted: MemberSettings, tell: Tell, linger: Callable[[], None]) -> None:
+    """Be a member, then end the process: all is saved by then, and to unload torch took 3 to 8 s on a busy machine."""
+    from p2pnet.member import Member
+
     try:
-        status = member.run(linger=_nothing if lost is None else lambda: _wait(lost))
+        status = Member(wanted, tell).run(linger)
     except SystemExit as ended:  # a signal, and there was nothing to save
         status = int(ended.code or 0)
-    _end_now(status)
-
-
-def _end_now(status: int) -> None:
-    """End the process: all is saved and closed, and to unload torch took 3 to 8 s on a busy machine."""
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):
             stream.flush()

@@ -18,10 +18,11 @@ LOCK_NAME = "lock"
 class StateLock:
     """Holds a state directory for this process until `release`, or until the process is gone, however it went."""
 
-    def __init__(self, state_dir: Path, what: str = "") -> None:
+    def __init__(self, state_dir: Path, what: str = "", own: str = "a directory of its own") -> None:
         """Take the directory, which is made when missing; `ConfigError` names the process that has it.
 
-        what: for the error, what the directory stands for; itself when it is left out.
+        what: for the error, what the directory stands for; itself when it is left out.   own: and what a second
+        process needs instead.
         """
         what = what or f"state_dir {state_dir}"
         self.path = Path(state_dir) / LOCK_NAME
@@ -37,9 +38,7 @@ class StateLock:
         except BlockingIOError as error:
             holder = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip() or "unknown"
             self.release()
-            raise ConfigError(
-                f"{what}: in use by process {holder}; stop it, or give this one a directory of its own"
-            ) from error
+            raise ConfigError(f"{what}: in use by process {holder}; stop it, or give this one {own}") from error
         except OSError as error:
             self.release()
             raise ConfigError(f"{what}: cannot lock it: {remedy(error)}") from error
@@ -66,7 +65,7 @@ def lock_key(peer: PeerId) -> StateLock:
         folder = Path(tempfile.gettempdir()) / f"p2pnet-{os.getuid()}" / peer_id_text(peer)
     except OSError as error:
         raise ConfigError(f"TMPDIR: no folder for temporary files can be written: {remedy(error)}") from error
-    return StateLock(folder, f"key of {peer_id_text(peer)}")
+    return StateLock(folder, f"key of {peer_id_text(peer)}", "a key of its own: move its copy of peer.key away")
 
 
 _held: weakref.WeakSet[StateLock] = weakref.WeakSet()

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import pytest
 from p2pnet.errors import ConfigError
 from p2pnet.identity import Identity, peer_id_text
 from p2pnet.ledger.lock import StateLock, lock_key
+from p2pnet.net.process import runtime_folder
 
 HOLDER = """
 import sys
@@ -79,7 +82,19 @@ def test_a_directory_that_cannot_be_made_is_the_operators_error(tmp_path: Path) 
 def test_one_key_is_held_once_wherever_its_copies_are() -> None:
     peer = Identity.generate().peer
     with lock_key(peer):
-        with pytest.raises(ConfigError, match=f"key of {peer_id_text(peer)}: in use by process {os.getpid()}"):
+        words = f"key of {peer_id_text(peer)}: in use by process {os.getpid()}; .* give this one a key of its own"
+        with pytest.raises(ConfigError, match=words):
             lock_key(peer)
         lock_key(Identity.generate().peer).release()
     lock_key(peer).release()
+
+
+def test_a_machine_without_a_folder_for_temporary_files_is_the_operators_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none() -> str:
+        raise FileNotFoundError(errno.ENOENT, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", none)
+    with pytest.raises(ConfigError, match="TMPDIR: no folder for temporary files can be written"):
+        lock_key(Identity.generate().peer)
+    with runtime_folder() as folder:  # /tmp, or what the session has
+        assert folder.is_dir()

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from p2pnet.errors import BehindError
+from p2pnet.errors import BehindError, P2pnetError
 from p2pnet.identity import PeerId
+from p2pnet.ledger.log import Ledger
 from p2pnet.net.memory import Link
 from p2pnet.node import content as content_module
+from p2pnet.node.download import Download
+from p2pnet.train.learner import Learner
 from p2pnet.wire.round import open_round_message, slot_of
 from p2pnet.wire.signing import Signed, Verify
 from tests.node.living import EVERY, Living, half_frozen, open_place
@@ -161,3 +166,60 @@ async def test_an_old_copy_of_a_folder_signs_nothing_before_it_has_caught_up(
     known = set(heard[:begun])
     new = [slot for peer, slot, body in heard if peer == cloned.peer and (peer, slot, body) not in known]
     assert min(int.from_bytes(slot[1:5], "big") for slot in new) >= ready
+
+
+KILLED_AFTER = [
+    (Ledger, "append", 5),
+    (Ledger, "fill", 1),
+    (Ledger, "fill", 4),
+    (Download, "_fetch", 1),
+    (Learner, "save", 1),
+]
+
+
+async def test_a_joiner_that_is_killed_at_any_write_goes_on_from_what_it_wrote(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_place(tmp_path) as place:
+        founders = await place.started(1, 2)
+        for founder in founders:
+            await founder.reach(3 * EVERY)
+        late = place.member(3)
+        for owner, name, calls in KILLED_AFTER:
+            with monkeypatch.context() as patched:
+                kill_after(patched, owner, name, calls, late.folder)
+                await late.start()
+                await until(lambda: not late.running, 60)
+            assert late.error is not None
+            assert "killed" in str(late.error)
+        await late.start()
+        await until(lambda: bool(late.credited()), 60)
+        await late.reach(late.credited()[0] + 2)
+        agree(late, *founders)
+
+
+def kill_after(patched: pytest.MonkeyPatch, owner: type, name: str, calls: int, folder: Path) -> None:
+    """Let so many calls about files in this folder be whole, and none after them return."""
+    real, left = getattr(owner, name), [calls]
+
+    def is_here(self: Any, args: tuple[Any, ...]) -> bool:
+        return folder in Path(getattr(self, "path", args[0] if args else "/")).parents
+
+    def count() -> None:
+        left[0] -= 1
+        if left[0] <= 0:
+            raise P2pnetError("killed")
+
+    def call(self: Any, *args: Any, **options: Any) -> Any:
+        done = real(self, *args, **options)
+        if is_here(self, args):
+            count()
+        return done
+
+    async def call_async(self: Any, *args: Any) -> Any:
+        done = await real(self, *args)
+        if is_here(self, args):
+            count()
+        return done
+
+    patched.setattr(owner, name, call_async if inspect.iscoroutinefunction(real) else call)
