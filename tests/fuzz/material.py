@@ -88,7 +88,7 @@ def hostile(seeds: tuple[bytes, ...]) -> st.SearchStrategy[bytes]:
 def mutate(rng: random.Random, data: bytes, others: tuple[bytes, ...]) -> bytes:
     """Damage bytes: in their structure when they are msgpack, else bit by bit, cut, spliced, lengths inflated."""
     for _ in range(rng.choice((1, 1, 1, 2, 4))):
-        data = rng.choice((_tree, _tree, _flip, _cut, _splice, _repeat, _inflate))(rng, data, rng.choice(others))
+        data = rng.choice((_tree, _tree, _flip, _cut, _splice, _repeat, inflate))(rng, data, rng.choice(others))
     return data[: 4 * SEED_BYTES_MAX]
 
 
@@ -173,7 +173,7 @@ def _repeat(rng: random.Random, data: bytes, _other: bytes) -> bytes:
     return data[:start] + piece * rng.choice((2, 3, 100)) + data[start:]
 
 
-def _inflate(rng: random.Random, data: bytes, _other: bytes) -> bytes:
+def inflate(rng: random.Random, data: bytes, _other: bytes) -> bytes:
     """Put a header that claims far more than there is, of msgpack, protobuf, or eight bytes little-endian."""
     start = rng.randrange(len(data) + 1)
     claim = rng.choice(

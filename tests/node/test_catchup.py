@@ -223,3 +223,22 @@ def kill_after(patched: pytest.MonkeyPatch, owner: type, name: str, calls: int, 
         return done
 
     patched.setattr(owner, name, call_async if inspect.iscoroutinefunction(real) else call)
+
+
+async def test_what_a_reboot_leaves_behind_is_no_hindrance(tmp_path: Path) -> None:
+    async with open_place(tmp_path) as place:
+        members = await place.started(1, 2)
+        for member in members:
+            await member.reach(2)
+        rebooted = members[1]
+        await rebooted.kill()
+        (rebooted.folder / "lock").write_text("1\n")  # by then another program has the number
+        (rebooted.folder / "node.json").write_text('{"pid": 1, "socket": "/gone/s"}')
+        (rebooted.folder / "states").mkdir(exist_ok=True)
+        (rebooted.folder / "states" / ("ab" * 32 + ".partial")).write_bytes(b"half")
+        (rebooted.folder / "learner.safetensors.new").write_bytes(b"half")
+        start = rebooted.reports[-1].round + 1
+        await rebooted.start()
+        await until(lambda: bool(rebooted.credited(start)), 60)
+        assert "ab" * 32 + ".partial" not in {path.name for path in (rebooted.folder / "states").iterdir()}
+        agree(*members)
