@@ -29,15 +29,15 @@ def main() -> None:
     listen = ["/ip4/127.0.0.1/tcp/0"]
     dht = hivemind.DHT(initial_peers=spec["initial"], host_maddrs=listen, start=True, use_ipfs=False)
     averagers = {codec: make_averager(dht, spec, codec) for codec in spec["codecs"]}
-    default = make_averager(dht, spec, spec["codecs"][0], default=True)
     optimizer_s = inspect.signature(hivemind.Optimizer).parameters["matchmaking_time"].default
     say({"addrs": [str(addr) for addr in dht.get_visible_maddrs()], "optimizer_matchmaking_s": optimizer_s})
     torch.manual_seed(spec["seed"])
     for line in sys.stdin:
         command = json.loads(line)
-        averager = default if command.get("codec") == "default" else averagers.get(command.get("codec"))
-        if averager is None:
-            break
+        codec = command["codec"]
+        if codec == "default" and codec not in averagers:  # late, as it takes memory
+            averagers[codec] = make_averager(dht, spec, spec["codecs"][0], default=True)
+        averager = averagers[codec]
         if command["do"] == "update":
             with averager.get_tensors() as tensors:
                 averaged = mean(tensors) + MARK * (spec["peers"] + 1) / 2
