@@ -68,7 +68,8 @@ def main() -> None:
         with p2pnet.join(link, model, optimizer, state_dir=folder, config=config) as swarm:
             measure(swarm), measure(None)  # warm
             pairs = [(measure(swarm), measure(None)) for _ in range(given.pairs)]
-            empty_s = min(_empty_call(swarm, loss=step().detach()) for _ in range(5))
+            loss = step().detach()
+            empty_s = min(_empty_call(swarm, loss) for _ in range(5))
     with_s, without_s = (statistics.median(column) for column in zip(*pairs, strict=True))
     ratios = sorted(a / b - 1 for a, b in pairs)
     found = {

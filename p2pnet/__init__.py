@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from p2pnet.errors import ConfigError, NetworkError, NotFiniteError, P2pnetError, PeerError
+from p2pnet.errors import BehindError, ConfigError, NetworkError, NotFiniteError, P2pnetError, PeerError
 
 if TYPE_CHECKING:
     from p2pnet.callback import SwarmCallback
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
-    "ConfigError", "Link", "NetworkError", "NodeConfig", "NotFiniteError", "P2pnetError", "PeerError", "Report",
-    "Swarm", "SwarmCallback", "SwarmConfig", "create", "join",
+    "BehindError", "ConfigError", "Link", "NetworkError", "NodeConfig", "NotFiniteError", "P2pnetError", "PeerError",
+    "Report", "Swarm", "SwarmCallback", "SwarmConfig", "create", "join",
 ]  # fmt: skip
 
 _HOME = {

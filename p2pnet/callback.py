@@ -51,9 +51,10 @@ class SwarmCallback(TrainerCallback):  # type: ignore[misc]  # it brings no type
         on_report: told of each decided round.   until_round: end the training when the swarm has decided so many; 0:
         when the Trainer does.
         """
-        self._join = lambda model, optimizer: join(
-            link, model, optimizer, state_dir=state_dir, config=config, on_event=on_event, timeout_s=timeout_s
-        )
+        self._link = link
+        self._options: dict[str, Any] = {
+            "state_dir": state_dir, "config": config, "on_event": on_event, "timeout_s": timeout_s
+        }  # fmt: skip
         self._on_report, self._until_round = on_report, until_round
         self._swarm: Swarm | None = None
         self._hook: Any = None
@@ -71,7 +72,7 @@ class SwarmCallback(TrainerCallback):  # type: ignore[misc]  # it brings no type
     def on_train_begin(self, _arguments: Any, _state: Any, control: Any, **given: Any) -> Any:
         """Join, once model and optimizer are ready."""
         if self._swarm is None:
-            self._swarm = self._join(given["model"], given["optimizer"])
+            self._swarm = join(self._link, given["model"], given["optimizer"], **self._options)
             self._hook = given["model"].register_forward_hook(self._count, with_kwargs=True)
             atexit.register(self.close)  # when the training ends with an error, the Trainer does not say so
         control.should_training_stop = control.should_training_stop or self._is_over()

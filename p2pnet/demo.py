@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import trio
 
-from p2pnet.config import BytesLmTask, Swarm, SwarmConfig
+from p2pnet.config import BytesLmTask, Swarm, SwarmConfig, Training
 from p2pnet.errors import P2pnetError
 from p2pnet.identity import Identity
 from p2pnet.manifests import KEY_NAME, codec_sizes, swarm_folder
@@ -43,7 +43,7 @@ class DemoSettings:
     rounds: int
     folder: Path  # empty; everything is kept there
     text: Path | None = None
-    config: SwarmConfig = field(default_factory=lambda: SwarmConfig(Swarm("demo"), BytesLmTask("bytes-lm")))
+    config: SwarmConfig | None = None  # None: the defaults, their rates falling towards the last round
 
 
 @dataclass(slots=True)
@@ -113,17 +113,25 @@ class DemoView:
         return [one["loss"] for one in told if one["loss"] is not None]
 
 
+def default_config(rounds: int) -> SwarmConfig:
+    """Return the defaults for a run whose end is known: as measured, rates fall over the last two fifths of it."""
+    training = Training()
+    steps = rounds * training.h_steps
+    inner = replace(training.inner, decay_start=steps - 2 * steps // 5, decay_steps=2 * steps // 5)
+    return SwarmConfig(Swarm("demo"), BytesLmTask("bytes-lm"), replace(training, inner=inner))
+
+
 def prepare(settings: DemoSettings) -> tuple[Link, Manifest]:
     """Make the peers' keys and a swarm that they found; only the first one's folder gets manifest and parameters.
 
     The settings' folder gets `peer-0` to `peer-<n-1>`, a state directory each. Imports torch. The link names no
     bootstrap peer yet. Raises ConfigError for settings that make no swarm.
     """
-    from p2pnet.node.content import Content
     from p2pnet.founding import create
+    from p2pnet.node.content import Content
     from p2pnet.train.tasks import make_task
 
-    config, text = settings.config, settings.text
+    config, text = settings.config or default_config(settings.rounds), settings.text
     places = [settings.folder / f"peer-{index}" for index in range(settings.peers)]
     identities = [Identity.load_or_create(place / KEY_NAME) for place in places]
     founders = tuple(sorted(identity.peer for identity in identities))

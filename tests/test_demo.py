@@ -12,7 +12,7 @@ from rich.console import Console
 from p2pnet.cli.curves import draw_curves
 from p2pnet.cli.demo import describe_round, progress_table
 from p2pnet.config import BytesLmTask, Swarm, SwarmConfig
-from p2pnet.demo import DemoSettings, DemoView, PeerView, is_identical, peer_command, prepare, summarise
+from p2pnet.demo import DemoSettings, DemoView, PeerView, default_config, is_identical, peer_command, prepare, summarise
 from p2pnet.identity import Identity, peer_id_text
 from p2pnet.manifests import KEY_NAME, swarm_folder
 
@@ -44,6 +44,14 @@ def story(index: int) -> list[dict[str, Any]]:
         *(told(index, number) for number in range(ROUNDS)),
         {"event": "held_out", "round": 3, "loss": 2.5},
     ]
+
+
+def test_a_demo_knows_its_end_and_its_rates_fall_towards_it() -> None:
+    training = default_config(rounds=50).training
+    steps = 50 * training.h_steps
+    assert training.inner.decay_steps == 2 * steps // 5
+    assert training.inner.decay_start + training.inner.decay_steps == steps
+    assert default_config(rounds=1).training.inner.decay_start > 0
 
 
 def told(index: int, number: int) -> dict[str, Any]:

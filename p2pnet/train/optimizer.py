@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from p2pnet.config import AdamW, Muon
 from p2pnet.errors import ConfigError
@@ -54,7 +54,7 @@ class InnerOptimizer:
         return factor
 
 
-def _adamw(parameters: list[Tensor], settings: AdamW) -> torch.optim.Optimizer:
+def _adamw(parameters: list[nn.Parameter], settings: AdamW) -> torch.optim.Optimizer:
     return torch.optim.AdamW(
         [
             {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": settings.weight_decay},
@@ -65,13 +65,13 @@ def _adamw(parameters: list[Tensor], settings: AdamW) -> torch.optim.Optimizer:
     )
 
 
-def _hidden_matrices(model: nn.Module, trained: list[Tensor]) -> list[Tensor]:
+def _hidden_matrices(model: nn.Module, trained: list[nn.Parameter]) -> list[nn.Parameter]:
     """Return the trained matrices that are no embedding, nor a head tied to one."""
     tables = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     return [p for p in trained if p.dim() == 2 and id(p) not in tables]
 
 
-def _muon(hidden: list[Tensor], settings: Muon) -> torch.optim.Optimizer:
+def _muon(hidden: list[nn.Parameter], settings: Muon) -> torch.optim.Optimizer:
     muon = getattr(torch.optim, "Muon", None)
     if muon is None:
         raise ConfigError(

@@ -13,8 +13,6 @@ from p2pnet.wire.manifest import Option
 
 S = TypeVar("S", BytesLmTask, AdamW, Muon)
 
-INNER: Final[dict[str, type[AdamW] | type[Muon]]] = {"adamw": AdamW, "muon": Muon}
-
 LOCAL: Final = frozenset({"kind", "text"})  # the manifest has a field for the one; the other is each peer's own
 
 
@@ -35,9 +33,12 @@ def read_task(kind: str, options: Iterable[Option]) -> BytesLmTask:
 
 def read_inner(kind: str, options: Iterable[Option]) -> AdamW | Muon:
     """Read a manifest's `inner` and `inner_options`. Raises ConfigError as `read_task` does."""
-    if kind not in INNER:
-        raise ConfigError(f"inner optimizer: the swarm uses {kind!r}, built in are 'adamw' and 'muon'")
-    return _read(INNER[kind], kind, options, "inner optimizer")
+    match kind:
+        case "adamw":
+            return _read(AdamW, kind, options, "inner optimizer")
+        case "muon":
+            return _read(Muon, kind, options, "inner optimizer")
+    raise ConfigError(f"inner optimizer: the swarm uses {kind!r}, built in are 'adamw' and 'muon'")
 
 
 def _read(cls: type[S], kind: str, options: Iterable[Option], what: str) -> S:
