@@ -300,7 +300,11 @@ class Node:
             self._say.send_nowait(item)
 
     def _judge(self, heard: ev.Heard) -> Verdict:
-        return Verdict.IGNORE if self._peer is None else self._peer.judge(heard)
+        if self._peer is not None:
+            return self._peer.judge(heard)
+        # While this one catches up, which may take long: what it ignored it would be offered again and again, until it
+        # held its neighbours for liars that announce what they do not send. Signatures are checked already.
+        return Verdict.ACCEPT if isinstance(heard.message, Signed) else Verdict.IGNORE
 
     def _on_misbehaviour(self, peer: PeerId, rule: str) -> None:
         if self._links is not None:

@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 
 from p2pnet.config import NodeConfig
+from p2pnet.core.events import Heard
+from p2pnet.core.gossip import Verdict
 from p2pnet.errors import ConfigError, P2pnetError
 from p2pnet.identity import Identity
 from p2pnet.node import bridge as br
 from p2pnet.node.runner import KEY_NAME, Node, NodeSettings, _first
 from p2pnet.wire.manifest import Link
+from p2pnet.wire.round import Endorsement, Quorum, Vote
+from p2pnet.wire.signing import sign_message
 
 LOCAL = ("/ip4/127.0.0.1/tcp/0",)
 LINK = Link(b"\1" * 32, ())
@@ -100,3 +104,11 @@ def test_of_many_errors_the_one_that_is_ours_by_design_is_told() -> None:
     group = BaseExceptionGroup("", [ValueError(), BaseExceptionGroup("", [KeyError(), ours])])
     assert _first(group) is ours
     assert isinstance(_first(BaseExceptionGroup("", [ValueError()])), ValueError)
+
+
+def test_while_it_catches_up_a_node_passes_on_what_is_signed_and_so_is_not_offered_it_for_ever(tmp_path: Path) -> None:
+    node, who = make_node(tmp_path), Identity.from_seed(b"\1" * 32)
+    vote = sign_message(Vote(LINK.swarm, 3, 0, 1, b""), who.peer, who.sign)
+    bundle = Quorum(LINK.swarm, 3, 0, 2, b"\1" * 32, (Endorsement(who.peer, b"\0" * 64),))
+    assert node._judge(Heard(who.peer, vote)) is Verdict.ACCEPT
+    assert node._judge(Heard(who.peer, bundle)) is Verdict.IGNORE  # nobody here knows the electorate yet
