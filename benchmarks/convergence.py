@@ -42,8 +42,50 @@ FINAL_STEPS: Final = 2400
 STEP_S: Final = {"adamw": 0.100, "muon": 0.120}  # a peer's, fp32, one thread of the machine; measured
 CONTEXT: Final = 128  # bytes of a sequence
 
-SWEEP: Final[dict[str, tuple[str, ...]]] = {}
-FINAL: Final[dict[str, str]] = {}
+SWEEP: Final[dict[str, tuple[str, ...]]] = {
+    "data-parallel": (
+        "data-parallel adamw lr=0.004",
+        "data-parallel adamw lr=0.006",
+        "data-parallel muon",
+        "data-parallel muon momentum=0.9",
+        "data-parallel muon momentum=0.9 lr=0.03",
+    ),
+    "dense DiLoCo; without outer momentum it is plain averaging": (
+        "diloco adamw lr=0.004 h=30",
+        "diloco muon momentum=0.9 lr=0.01 h=30",
+        "diloco muon h=10 outer_lr=1.2 outer_momentum=0.0",
+        "diloco muon momentum=0.9 h=5 outer_lr=1.2 outer_momentum=0.0",
+    ),
+    "p2pnet: H and k": (
+        "p2pnet muon h=10 k=512",
+        "p2pnet muon h=8 k=1024",
+        "p2pnet muon h=5 k=512",
+        "p2pnet muon momentum=0.9 h=5 k=512",
+        "p2pnet muon momentum=0.9 h=6 k=1024",
+        "p2pnet muon momentum=0.9 h=8 k=512 alpha=1.1 beta=1.0",
+    ),
+    "p2pnet: Muon's momentum": (
+        "p2pnet muon h=10 k=512 momentum=0.98",
+        "p2pnet muon momentum=0.85 h=8 k=1024",
+        "p2pnet muon momentum=0.8 h=5 k=512",
+    ),
+    "p2pnet: alpha, beta and the rates": (
+        "p2pnet muon h=10 k=512 alpha=1.6",
+        "p2pnet muon h=10 k=512 beta=0.8",
+        "p2pnet muon momentum=0.9 h=5 k=512 alpha=1.1 beta=1.0",
+        "p2pnet muon momentum=0.9 h=5 k=512 alpha=1.5 beta=0.6",
+        "p2pnet muon h=5 k=512 lr=0.012 alpha=2.0",
+        "p2pnet muon momentum=0.9 h=5 k=512 lr=0.03 alpha=1.0",
+        "p2pnet muon h=5 k=512 momentum=0.85 decay=0.8 floor=0.02",
+    ),
+}
+FINAL: Final[dict[str, str]] = {  # those that the targets compare come first
+    "p2pnet": "p2pnet muon momentum=0.9 h=5 k=512 alpha=1.1 beta=1.0",
+    "adamw": "data-parallel adamw lr=0.004",
+    "muon": "data-parallel muon momentum=0.9",
+    "diloco-adamw": "diloco adamw lr=0.004 h=30",
+    "diloco": "diloco muon momentum=0.9 lr=0.01 h=30",
+}
 
 
 def main() -> None:
@@ -56,7 +98,8 @@ def main() -> None:
     options = parser.parse_args()
     store = Store(options.results / "convergence.json")
     sweep = [arm for arms in SWEEP.values() for arm in arms]
-    final = [f"{arm} steps={FINAL_STEPS} seed={seed}" for seed in range(SEEDS) for arm in FINAL.values()]
+    final = [f"{arm} steps={FINAL_STEPS} seed={seed}" for seed in range(SEEDS) for arm in list(FINAL.values())[:3]]
+    final += [f"{arm} steps={FINAL_STEPS} seed={seed}" for seed in range(SEEDS) for arm in list(FINAL.values())[3:]]
     wanted = {"all": sweep + final, "sweep": sweep, "final": final, "run": options.arms}.get(options.verb, [])
     arms = [str(Arm.parse(text)) for text in wanted]
     if options.again:
@@ -186,7 +229,8 @@ def print_tables(store: Store) -> None:
     """Say what the sweep and the final runs came to."""
     for section, arms in SWEEP.items():
         print(f"\n{section}")
-        for record in sorted((store.runs[a] for a in arms if a in store.runs), key=lambda one: one["held_out_loss"]):
+        there = [store.runs[arm] for arm in map(str, map(Arm.parse, arms)) if arm in store.runs]
+        for record in sorted(there, key=lambda one: one["held_out_loss"]):
             print(f"  {record['held_out_loss']:.4f}  {record['bytes_per_step'] / 1e3:8.1f} kB a step  {record['arm']}")
     there = {name: records for name in FINAL if (records := of_seeds(store, name))}
     if not {"adamw", "muon"} <= there.keys():
