@@ -1,6 +1,6 @@
 """Measure what the README says of the demo: `p2pnet demo` with its defaults, several times; medians, JSON, a plot.
 
-python benchmarks/demo.py [--runs 3] [--peers 4] [--rounds 40]
+python benchmarks/demo.py [--runs 3] [--peers 4] [--rounds 50]
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--peers", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=40)
+    parser.add_argument("--rounds", type=int, default=50)
     options = parser.parse_args()
     runs = [measure(options.peers, options.rounds, RESULTS / "demo.png") for _ in range(options.runs)]
     medians = {name: statistics.median(run[name] for run in runs) for name in FIGURES}

@@ -36,7 +36,7 @@ REFRESH_S: Final = 0.25
 
 def demo(
     peers: Annotated[int, typer.Option(metavar="N", min=2, max=32, help="Peer processes.")] = 4,
-    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds to decide.")] = 40,
+    rounds: Annotated[int, typer.Option(metavar="N", min=1, help="Rounds to decide.")] = 50,
     result: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write what came of it there.")] = None,
     text: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Train on the text in there. Without it: Python's own sources.")
