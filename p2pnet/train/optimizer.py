@@ -10,7 +10,7 @@ from p2pnet.errors import ConfigError
 
 
 class InnerOptimizer:
-    """AdamW or Muon, with rates that follow the steps of the swarm, so that a late joiner takes no steps at other ones.
+    """AdamW or Muon, at rates that follow the steps of the swarm: a late joiner is at the same one as the others.
 
     Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) orthogonalises the momentum of each hidden matrix;
     embeddings and whatever is no matrix get AdamW. Both are torch's own: two optimizers, stepped together.
