@@ -33,7 +33,7 @@ class NetworkError(P2pnetError):
 
 
 class BehindError(P2pnetError):
-    """This peer was away for so long that no member has the results since: join again, from a later state.
+    """Away for so long that no member has the results since: this peer joins again, from a later state.
 
     `p2pnet.join` with the same state_dir does that; identity, error feedback and optimizer state stay.
     """

@@ -69,7 +69,7 @@ def join(
 ) -> Swarm:
     """Join a swarm with a model: resume where `state_dir` stopped, or catch up with the others. Use it as `with`.
 
-    link: `p2pnet://<swarm id>?bootstrap=...`.   model: any nn.Module with the manifest's parameters; they are set to the
+    link: `p2pnet://<swarm id>?bootstrap=...`.   model: any nn.Module with the manifest's parameters; they become the
     swarm's.   optimizer: the inner one, or a sequence of them; its state (never its hyperparameters) is saved and
     restored with the rest.   state_dir: what this peer must not forget, a folder of this swarm's own; by default one in
     `config.state_dir`, where `create` and the command line keep theirs.   on_event: told (kind, fields) by the node's

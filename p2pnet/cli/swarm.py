@@ -104,8 +104,8 @@ def _create(
     config: SwarmConfig, model: nn.Module, place: Path, bootstrap: tuple[str, ...], key_file: Path
 ) -> tuple[Link, Path]:
     """Make the swarm beside its place, then move it there: only a whole one has a name by its id."""
-    from p2pnet.node.content import MANIFEST_NAME
     from p2pnet.founding import create
+    from p2pnet.node.content import MANIFEST_NAME
 
     Identity.load_or_create(key_file)
     made = place / f".new-{secrets.token_hex(8)}"

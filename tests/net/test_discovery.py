@@ -124,7 +124,7 @@ async def test_whom_gossip_saw_is_dialled_without_the_dht(autojump_clock: trio.t
         seen = Seen(host, [])
         nursery.start_soon(seen.discovery.run)
         await trio.sleep(10)
-        assert seen.discovery.describe_trouble() .startswith("no bootstrap peer is known; a link")
+        assert seen.discovery.describe_trouble().startswith("no bootstrap peer is known; a link")
         seen.discovery.see(PeerAddrs(other.peer, other.addrs()))
         with trio.fail_after(0.1):
             await seen.wait_for([other])
