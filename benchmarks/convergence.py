@@ -45,16 +45,14 @@ CONTEXT: Final = 128  # bytes of a sequence
 SWEEP: Final[dict[str, tuple[str, ...]]] = {
     "data-parallel": (
         "data-parallel adamw lr=0.004",
-        "data-parallel adamw lr=0.006",
         "data-parallel muon",
         "data-parallel muon momentum=0.9",
-        "data-parallel muon momentum=0.9 lr=0.03",
+        "data-parallel muon momentum=0.9 adamw_lr=0.01",
     ),
     "dense DiLoCo; without outer momentum it is plain averaging": (
-        "diloco adamw lr=0.004 h=30",
-        "diloco muon momentum=0.9 lr=0.01 h=30",
         "diloco muon h=10 outer_lr=1.2 outer_momentum=0.0",
         "diloco muon momentum=0.9 h=5 outer_lr=1.2 outer_momentum=0.0",
+        "diloco muon momentum=0.9 h=5 outer_lr=1.6 outer_momentum=0.0",
     ),
     "p2pnet: H and k": (
         "p2pnet muon h=10 k=512",
@@ -62,7 +60,8 @@ SWEEP: Final[dict[str, tuple[str, ...]]] = {
         "p2pnet muon h=5 k=512",
         "p2pnet muon momentum=0.9 h=5 k=512",
         "p2pnet muon momentum=0.9 h=6 k=1024",
-        "p2pnet muon momentum=0.9 h=8 k=512 alpha=1.1 beta=1.0",
+        "p2pnet muon momentum=0.9 h=5 k=512 alpha=1.1 beta=1.0",
+        "p2pnet muon momentum=0.9 h=3 k=256 alpha=1.1 beta=1.0",
     ),
     "p2pnet: Muon's momentum": (
         "p2pnet muon h=10 k=512 momentum=0.98",
@@ -72,19 +71,22 @@ SWEEP: Final[dict[str, tuple[str, ...]]] = {
     "p2pnet: alpha, beta and the rates": (
         "p2pnet muon h=10 k=512 alpha=1.6",
         "p2pnet muon h=10 k=512 beta=0.8",
-        "p2pnet muon momentum=0.9 h=5 k=512 alpha=1.1 beta=1.0",
         "p2pnet muon momentum=0.9 h=5 k=512 alpha=1.5 beta=0.6",
         "p2pnet muon h=5 k=512 lr=0.012 alpha=2.0",
         "p2pnet muon momentum=0.9 h=5 k=512 lr=0.03 alpha=1.0",
+        "p2pnet muon momentum=0.9 h=5 k=768 alpha=1.1 beta=1.0 lr=0.03",
+        "p2pnet muon momentum=0.9 h=5 k=512 alpha=1.1 beta=1.0 adamw_lr=0.01",
+        "p2pnet muon momentum=0.9 h=5 k=512 alpha=0.85 beta=1.0 adamw_lr=0.01",
+        "p2pnet muon momentum=0.9 h=5 k=512 alpha=0.85 beta=1.0 adamw_lr=0.02 lr=0.03",
         "p2pnet muon h=5 k=512 momentum=0.85 decay=0.8 floor=0.02",
     ),
 }
 FINAL: Final[dict[str, str]] = {  # those that the targets compare come first
-    "p2pnet": "p2pnet muon momentum=0.9 h=5 k=512 alpha=1.1 beta=1.0",
+    "p2pnet": "p2pnet muon momentum=0.9 adamw_lr=0.01 h=5 k=512 alpha=1.1 beta=1.0",
     "adamw": "data-parallel adamw lr=0.004",
-    "muon": "data-parallel muon momentum=0.9",
+    "muon": "data-parallel muon momentum=0.9 adamw_lr=0.01",
     "diloco-adamw": "diloco adamw lr=0.004 h=30",
-    "diloco": "diloco muon momentum=0.9 lr=0.01 h=30",
+    "diloco": "diloco muon momentum=0.9 adamw_lr=0.01 h=30",
 }
 
 
@@ -98,8 +100,10 @@ def main() -> None:
     options = parser.parse_args()
     store = Store(options.results / "convergence.json")
     sweep = [arm for arms in SWEEP.values() for arm in arms]
-    final = [f"{arm} steps={FINAL_STEPS} seed={seed}" for seed in range(SEEDS) for arm in list(FINAL.values())[:3]]
-    final += [f"{arm} steps={FINAL_STEPS} seed={seed}" for seed in range(SEEDS) for arm in list(FINAL.values())[3:]]
+    first, rest = list(FINAL.values())[:3], list(FINAL.values())[3:]  # what the targets compare, the others
+    order = [(arm, 0) for arm in first + rest]
+    order += [(arm, seed) for arms in (first, rest) for seed in range(1, SEEDS) for arm in arms]
+    final = [f"{arm} steps={FINAL_STEPS} seed={seed}" for arm, seed in order]
     wanted = {"all": sweep + final, "sweep": sweep, "final": final, "run": options.arms}.get(options.verb, [])
     arms = [str(Arm.parse(text)) for text in wanted]
     if options.again:
