@@ -137,7 +137,7 @@ class Muon:
     lr: Annotated[float, Range(0.0, 10.0)] = 0.02  # of the hidden matrices; measured: as good as .03 with alpha = 1
     momentum: Annotated[float, Range(0.0, 0.9999)] = 0.9  # measured: .027 nats ahead of .95, .010 of .8
     weight_decay: Annotated[float, Range(0.0, 10.0)] = 0.0  # of the hidden matrices; guess, text is seen less than once
-    adamw_lr: Annotated[float, Range(0.0, 10.0)] = 0.003  # of embeddings, gains and biases; guess
+    adamw_lr: Annotated[float, Range(0.0, 10.0)] = 0.01  # of embeddings, gains and biases; measured beside .003
     warmup_steps: Annotated[int, Range(0, 10_000_000)] = 20  # of the swarm, not of the peer; guess
     decay_start: Annotated[int, Range(0, 1_000_000_000)] = 0  # step of the swarm from which the rates fall
     decay_steps: Annotated[int, Range(0, 1_000_000_000)] = 0  # for so many; 0: never, for a swarm without a known end
