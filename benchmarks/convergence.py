@@ -82,7 +82,7 @@ SWEEP: Final[dict[str, tuple[str, ...]]] = {
     ),
 }
 FINAL: Final[dict[str, str]] = {  # those that the targets compare come first
-    "p2pnet": "p2pnet muon momentum=0.9 adamw_lr=0.01 h=5 k=512 alpha=1.1 beta=1.0",
+    "p2pnet": "p2pnet muon momentum=0.9 adamw_lr=0.01 h=6 k=512 alpha=1.1 beta=1.0",
     "adamw": "data-parallel adamw lr=0.004",
     "muon": "data-parallel muon momentum=0.9 adamw_lr=0.01",
     "diloco-adamw": "diloco adamw lr=0.004 h=30",
