@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 
@@ -13,8 +15,11 @@ TINY = BytesLmTask("bytes-lm", layers=1, width=64, heads=2, context=16)
 
 
 @pytest.fixture(scope="module")
-def bench() -> Bench:
-    return Bench(TINY, is_compiled=False, grid=8, end=8)
+def bench() -> Iterator[Bench]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # as the benchmark has it; two that wait for each other are slow on a busy machine
+    yield Bench(TINY, is_compiled=False, grid=8, end=8)
+    torch.set_num_threads(before)
 
 
 def test_the_text_of_an_arm_is_the_arm() -> None:
