@@ -68,6 +68,12 @@ SWEEP: Final[dict[str, tuple[str, ...]]] = {
         "p2pnet muon momentum=0.85 h=8 k=1024",
         "p2pnet muon momentum=0.8 h=5 k=512",
     ),
+    "the final settings, the default H, and both in fp32 throughout": (
+        "p2pnet muon momentum=0.9 adamw_lr=0.01 h=6 k=512 alpha=1.1 beta=1.0",
+        "p2pnet muon momentum=0.9 adamw_lr=0.01 h=8 k=512 alpha=1.1 beta=1.0",
+        "p2pnet muon momentum=0.9 adamw_lr=0.01 h=6 k=512 alpha=1.1 beta=1.0 fp32=1",
+        "data-parallel muon momentum=0.9 adamw_lr=0.01 fp32=1",
+    ),
     "p2pnet: alpha, beta and the rates": (
         "p2pnet muon h=10 k=512 alpha=1.6",
         "p2pnet muon h=10 k=512 beta=0.8",
