@@ -8,7 +8,6 @@ optimizer of its own.
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
@@ -272,7 +271,6 @@ def run(bench: Bench, arm: Arm, say: Callable[[str], None] = lambda _text: None)
     }
 
 
-@functools.cache
 def learner_chunks(model: nn.Module) -> int:
     """Chunks of 4096 values that a model's parameters are cut into."""
     return Learner(model, k=64, k_result=64, level_bias=0, alpha_ppm=0, beta_ppm=0).chunks

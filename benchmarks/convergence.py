@@ -30,10 +30,11 @@ from typing import Any, Final
 import torch
 
 from p2pnet.config import BytesLmTask, Outer, Swarm, SwarmConfig, Training
+from p2pnet.train.models import ByteTransformer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from benchmarks.arms import Arm, Bench, run
+from benchmarks.arms import Arm, Bench, learner_chunks, run
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 LINK_BPS: Final = 100e6  # the modelled link, each way
@@ -129,6 +130,8 @@ class Store:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.all: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {"runs": {}}
+        for arm, record in self.runs.items():  # what is counted may have changed since it ran
+            record["bytes_per_step"] = Arm.parse(arm).bytes_per_step(*model_size())
 
     @property
     def runs(self) -> dict[str, dict[str, Any]]:
@@ -176,6 +179,14 @@ def run_one(arm: str) -> dict[str, Any]:
     began_s = time.monotonic()
     record = run(_bench(), Arm.parse(arm), say=lambda text: print(text, file=sys.stderr, flush=True))
     return record | {"wall_s": time.monotonic() - began_s}
+
+
+@functools.cache
+def model_size() -> tuple[int, int]:
+    """Parameters and chunks of the model that every arm trains."""
+    its = BytesLmTask("bytes-lm")
+    model = ByteTransformer(its.width, its.layers, its.heads, its.context)
+    return sum(p.numel() for p in model.parameters()), learner_chunks(model)
 
 
 @functools.cache
