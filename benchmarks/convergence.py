@@ -322,7 +322,8 @@ def plot(store: Store, path: Path) -> None:
     by_tokens.set_ylabel("held-out loss, nats per byte")
     by_tokens.set_ylim(top=2.2)
     by_tokens.legend(frameon=False)
-    figure.suptitle(f"4 peers, 0.82 M parameters, {FINAL_STEPS} steps, mean of {SEEDS} seeds")
+    seeds = ", ".join(f"{NAMES[name]} {len(of_seeds(store, name))}" for name in FINAL)
+    figure.suptitle(f"4 peers, 0.82 M parameters, {FINAL_STEPS} steps; seeds: {seeds}", fontsize=10)
     figure.savefig(path, format="png", facecolor="white")
 
 
