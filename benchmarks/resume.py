@@ -88,11 +88,25 @@ def make_model() -> Any:
     return torch.nn.Linear(WIDTH, WIDTH)
 
 
-def train(
-    link: str, folder: Path, tell: Callable[[str, dict[str, Any]], None], stop: threading.Event | None = None
-) -> None:
+class Stop:
+    """Ends the member in this process, also one that waits for others who have gone."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+        self.opening: Opening | None = None
+
+    def set(self) -> None:
+        """From now on."""
+        self.is_set = True
+        if self.opening is not None:
+            self.opening.leave()
+
+
+def train(link: str, folder: Path, tell: Callable[[str, dict[str, Any]], None], stop: Stop | None = None) -> None:
     """Take part until told to stop: what a volunteer's process does, with a model that costs nothing."""
     opening = Opening(link, folder, NodeConfig(listen=(LISTEN,)), tell)
+    if stop is not None:
+        stop.opening = opening
     try:
         began_s = time.monotonic()
         import torch  # while the node looks for the swarm
@@ -107,7 +121,7 @@ def train(
         from p2pnet.swarm import Swarm as Membership
 
         with Membership(opening, model, optimizer) as swarm:
-            while stop is None or not stop.is_set():
+            while stop is None or not stop.is_set:
                 time.sleep(STEP_S)  # stands for training
                 loss = model(torch.ones(4, WIDTH)).square().mean()
                 loss.backward()
@@ -117,7 +131,7 @@ def train(
                     state = swarm.state_sha256()
                     tell("report", {"round": report.round, "credited": report.credited, "state": state})
     except P2pnetError:
-        if stop is None or not stop.is_set():
+        if stop is None or not stop.is_set:
             raise
     finally:
         opening.close()
@@ -246,7 +260,7 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     link = prepare(folder)
     recorder = Recorder(Identity.load_or_create(folder / "2" / KEY_NAME).peer)
     states: dict[int, set[str]] = {}
-    stop = threading.Event()
+    stop = Stop()
 
     def note(kind: str, fields: dict[str, Any]) -> None:
         if kind == "report":

@@ -28,6 +28,7 @@ PROTOCOL = "/p2pnet/history/1"
 REQUEST_BYTES_MAX = 64
 PAGE_TIMEOUT_S = 30.0
 ASKED_MAX = 16  # members that are asked in one go
+LOOK_S = 10.0  # for a member to ask what was decided, when there are any; who finds none goes on alone
 
 
 class History:

@@ -36,7 +36,7 @@ from p2pnet.node.content import Content
 from p2pnet.node.diary import Diary
 from p2pnet.node.download import PROTOCOL as CONTENT_PROTOCOL
 from p2pnet.node.history import PROTOCOL as HISTORY_PROTOCOL
-from p2pnet.node.history import History
+from p2pnet.node.history import LOOK_S, History
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
 from p2pnet.node.snapshots import Snapshots, used_bytes
@@ -51,7 +51,6 @@ log = logging.getLogger(__name__)
 KEY_NAME = "peer.key"
 LEDGER_NAME = "ledger.db"
 STOP_S = 5.0
-LOOK_S = 10.0  # for a member to ask what was decided, when there are any; who finds none goes on alone
 LOOK_EVERY_S = 0.1
 
 
