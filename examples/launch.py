@@ -6,6 +6,7 @@ Nothing here is needed on several machines: there each of you runs `train` of an
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from torch import nn
 
 import p2pnet
 from p2pnet.config import NodeConfig, SwarmConfig
+from p2pnet.identity import Identity
 
 LOOPBACK = "/ip4/127.0.0.1/tcp/0"
 NODE = NodeConfig(listen=(LOOPBACK,))  # all on this machine; leave it out to be reached from elsewhere
@@ -59,6 +61,9 @@ def launch(settings: SwarmConfig, make_model: Callable[[], nn.Module], replicas:
         try:
             assert bootstrap.stdout is not None
             addrs = json.loads(bootstrap.stdout.readline())["addrs"]
+            # All of them found the swarm, so that its first round waits for all: a lone founder would not.
+            founders = tuple(Identity.load_or_create(Path(folder, str(i), "peer.key")).peer for i in range(replicas))
+            settings = dataclasses.replace(settings, swarm=dataclasses.replace(settings.swarm, founders=founders))
             # Whoever makes the swarm does it once: its settings and this model's parameters are where all start from.
             link = p2pnet.create(settings, make_model(), state_dir=f"{folder}/0", bootstrap=addrs)
             print(link)

@@ -25,10 +25,14 @@ ROOT_CHARS: Final = 16
 
 
 def log(
-    round: Annotated[int | None, typer.Argument(metavar="ROUND", help="Show this round in full.", min=0)] = None,
+    round: Annotated[
+        int | None, typer.Argument(metavar="ROUND", help="Show this round in full.", min=0, max=2**62)
+    ] = None,
     state_dir: StateDir = None,
     swarm: Prefix = "",
-    last: Annotated[int, typer.Option("--last", metavar="N", help="Show the latest N rounds; 0 for all.", min=0)] = 20,
+    last: Annotated[
+        int, typer.Option("--last", metavar="N", help="Show the latest N rounds; 0 for all.", min=0, max=2**62)
+    ] = 20,
     json: Json = False,
 ) -> None:
     """Show the decided rounds, or one in full with its signatures checked; also while the node runs.
