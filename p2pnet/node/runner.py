@@ -35,8 +35,8 @@ from p2pnet.node.commands import CommandSocket
 from p2pnet.node.content import Content
 from p2pnet.node.diary import Diary
 from p2pnet.node.download import PROTOCOL as CONTENT_PROTOCOL
-from p2pnet.node.history import PROTOCOL as HISTORY_PROTOCOL
 from p2pnet.node.history import LOOK_S, History
+from p2pnet.node.history import PROTOCOL as HISTORY_PROTOCOL
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
 from p2pnet.node.snapshots import Snapshots, used_bytes

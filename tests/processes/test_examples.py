@@ -32,7 +32,7 @@ def test_replicas_of_a_plain_loop_learn_and_end_bit_identical(tmp_path: Path) ->
 @pytest.mark.slow
 def test_replicas_learn_to_read_digits(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the extra `examples` is not installed")
-    lines = run_example("02_digits.py", tmp_path, 20)
+    lines = run_example("02_digits.py", tmp_path, 30)
     accuracy = next(float(line.split()[1]) for line in lines if line.startswith("accuracy"))
     assert accuracy > 0.95
 

@@ -115,4 +115,6 @@ def test_every_command_of_the_three_tutorials_does_what_they_say(repository: Pat
         for who in ("operator", "researcher", "volunteer"):
             home = tmp_path / who
             home.mkdir()
+            if who == "volunteer":  # has the link of the swarm that still runs, the researcher's first
+                printed[:] = COPIED["p2pnet://..."].findall("\n".join(printed))[:1]
             assert Terminal(home, printed, stack).follow(repository / "docs" / f"{who}.md") >= 2
