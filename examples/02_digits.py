@@ -39,9 +39,10 @@ def make_model() -> nn.Module:
 
 
 def load_images() -> tuple[Tensor, Tensor]:
-    """Return x, (1797, 1, 8, 8) float32 from 0 to 1, and y, (1797,) int64."""
+    """Return x, (1797, 1, 8, 8) float32 from 0 to 1, and y, (1797,) int64; mixed, since a writer's lie together."""
     images, labels = load_digits(return_X_y=True)
-    return torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8) / 16, torch.tensor(labels)
+    mixed = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))  # the same on every replica
+    return torch.tensor(images, dtype=torch.float32).view(-1, 1, 8, 8)[mixed] / 16, torch.tensor(labels)[mixed]
 
 
 @torch.no_grad()
