@@ -47,8 +47,10 @@ def test_who_is_paused_and_leaves_ends_in_peace_and_was_there_for_commands_all_t
     told: list[tuple[str, dict[str, Any]]] = []
 
     def tell(event: str, fields: dict[str, Any]) -> None:
+        if event == "progress":  # how far it came before it was paused is a matter of timing
+            return
         told.append((event, fields))
-        if event == "listening" and len(told) == 1:
+        if event == "listening":
             threading.Thread(target=ask_node, args=(tmp_path, "pause")).start()
         if event == "paused":
             threading.Thread(target=talk).start()

@@ -11,7 +11,7 @@ from p2pnet.errors import P2pnetError
 from p2pnet.node.content import INITIAL_NAME, MANIFEST_NAME
 from p2pnet.node.runner import KEY_NAME, LEDGER_NAME
 from p2pnet.train.savefile import LEARNER_NAME
-from tests.node.living import EVERY, Living, Place, open_place
+from tests.node.living import EVERY, Living, Place, agree, open_place
 from tests.node.members import until
 
 pytestmark = pytest.mark.slow
@@ -31,12 +31,6 @@ def change(member: Living, statement: str) -> None:
     db.close()
 
 
-def agree(*members: Living) -> None:
-    """All have the same parameters after the last round that they all saw."""
-    common = set.intersection(*(set(member.states) for member in members))
-    assert len({member.states[max(common)] for member in members}) == 1
-
-
 async def two_of_which_one_was_killed(place: Place) -> list[Living]:
     members = await place.started(1, 2)
     for member in members:
@@ -52,7 +46,7 @@ async def test_results_that_a_disk_has_changed_are_fetched_again_and_never_appli
         change(two, "UPDATE parts SET data = zeroblob(length(data)) WHERE round < (SELECT max(round) FROM entries)")
         await two.start()
         await until(lambda: bool(two.credited(EVERY + 2)), 30)
-        agree(one, two)
+        await agree(one, two)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +71,7 @@ async def test_history_that_a_disk_has_changed_is_said_and_comes_back_from_other
             await until(lambda: not two.running)
             await two.start()
         await until(lambda: bool(two.credited(EVERY + 2)), 30)
-        agree(one, two)
+        await agree(one, two)
 
 
 @pytest.mark.parametrize(
@@ -106,7 +100,7 @@ async def test_a_damaged_file_is_named_with_what_to_do_and_others_go_on(tmp_path
         await until(lambda: not two.running)
         await two.start()
         await until(lambda: bool(two.credited()), 30)
-        agree(one, two)
+        await agree(one, two)
 
 
 async def test_damaged_initial_parameters_are_fetched_again(tmp_path: Path) -> None:
@@ -118,4 +112,4 @@ async def test_damaged_initial_parameters_are_fetched_again(tmp_path: Path) -> N
         (two.folder / LEARNER_NAME).unlink(missing_ok=True)
         await two.start()
         await until(lambda: bool(two.credited(1)), 30)
-        agree(one, two)
+        await agree(one, two)

@@ -13,7 +13,7 @@ import pytest
 
 from p2pnet.errors import ConfigError, P2pnetError, as_config_error
 from p2pnet.node.content import write_atomically
-from tests.node.living import Living, open_place
+from tests.node.living import agree, open_place
 from tests.node.members import until
 
 
@@ -41,12 +41,6 @@ def fill(folder: Path) -> Path:
     return ballast
 
 
-def agree(*members: Living) -> None:
-    """All have the same parameters after the last round that they all saw."""
-    common = set.intersection(*(set(member.states) for member in members))
-    assert len({member.states[max(common)] for member in members}) == 1
-
-
 @pytest.mark.slow
 async def test_a_disk_that_fills_up_in_mid_run_ends_the_node_in_words_and_loses_nothing(tmp_path: Path) -> None:
     async with open_place(tmp_path) as place:
@@ -64,7 +58,7 @@ async def test_a_disk_that_fills_up_in_mid_run_ends_the_node_in_words_and_loses_
             await two.start()
             await until(lambda: bool(two.credited(decided + 1)), 40)
             assert two.error is None
-            agree(one, two)
+            await agree(one, two)
             await two.stop()
 
 
@@ -82,7 +76,7 @@ async def test_a_disk_that_turns_read_only_ends_the_node_in_words_and_loses_noth
             assert "cannot write" in str(two.error)
             await two.start()
             await until(lambda: bool(two.credited(decided + 1)), 40)
-            agree(one, two)
+            await agree(one, two)
             await two.stop()
 
 
@@ -103,7 +97,7 @@ async def test_a_joiner_whose_disk_is_full_is_told_so_and_goes_on_from_what_it_h
             ballast.unlink()
             await three.start()
             await until(lambda: bool(three.credited()), 40)
-            agree(one, three)
+            await agree(one, three)
             await three.stop()
 
 
