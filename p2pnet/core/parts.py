@@ -11,7 +11,7 @@ from p2pnet.wire.membership import Reach
 from p2pnet.wire.round import Commit
 from p2pnet.wire.signing import Signed
 
-CHUNKS_PER_LEAF = 64
+CHUNKS_PER_LEAF = 16
 SHARE_MAX = 4  # no reducer owns more than 4/n of the leaves
 RATE_RANGE = 1 << 10  # the fastest reducer counts at most this many times the slowest
 

@@ -384,5 +384,5 @@ class Bulk:
 
 
 def payload_tree(payload: bytes, fmt: ChunkFormat) -> merkle.Tree:
-    """The tree over a payload's leaves of 64 chunks, whose root a commit carries."""
+    """The tree over a payload's leaves of 16 chunks, whose root a commit carries."""
     return merkle.Tree.of(merkle.payload_leaves(payload, fmt.payload_bytes(CHUNKS_PER_LEAF)))

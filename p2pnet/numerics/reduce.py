@@ -35,7 +35,7 @@ from p2pnet.numerics.selection import largest_among, largest_indices, lloyd_leve
 
 CLIP_ONE: Final = 256  # the clip factor that leaves a slice as it is
 WEIGHT_MAX: Final = 8
-LEAF_CHUNKS: Final = 64
+LEAF_CHUNKS: Final = 16
 WEIGHT_TIMES_K_MAX: Final = 1 << 20  # see above
 FEW_WEIGHT_MAX: Final = 256  # |S| <= 15 * 2^39 * 2^8 < 2^51, as `largest_among` needs it
 

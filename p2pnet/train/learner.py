@@ -109,7 +109,7 @@ class Learner:
 
     @property
     def leaves(self) -> int:
-        """Leaves of 64 chunks; the last may be shorter."""
+        """Leaves of 16 chunks; the last may be shorter."""
         return -(-self.chunks // LEAF_CHUNKS)
 
     @property

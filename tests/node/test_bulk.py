@@ -27,7 +27,7 @@ from tests.node.members import CHUNKS, FORMATS, Recorder, World, identity, make_
 
 BEACON = b"\7" * 32
 WEIGHTS = (8, 5, 8)
-LEAF_CHUNKS = 64
+LEAF_CHUNKS = 16
 
 
 class Trio:

@@ -18,12 +18,12 @@ def payload(chunks: int) -> bytes:
 
 
 def test_a_part_is_opened_with_its_root_and_what_it_says() -> None:
-    data = payload(65)
+    data = payload(17)
     root, values = open_output(data, FORMAT)
-    leaves = [merkle.leaf_hash(data[:5248]), merkle.leaf_hash(data[5248:])]  # 64 chunks of 82 bytes, and one
+    leaves = [merkle.leaf_hash(data[:1312]), merkle.leaf_hash(data[1312:])]  # 16 chunks of 82 bytes, and one
     assert root == merkle.root(leaves)
     assert isinstance(values, Sparse)
-    assert values.indices.shape == (65, 64)
+    assert values.indices.shape == (17, 64)
 
 
 def test_a_malformed_part_has_a_root_and_an_error() -> None:

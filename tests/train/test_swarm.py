@@ -19,7 +19,6 @@ from p2pnet.train.tasks import make_task
 
 PEERS, ROUNDS, H = 4, 12, 5
 FORMAT, FORMAT_RESULT = ChunkFormat(256), ChunkFormat(512)
-LEAF_BYTES = 64 * FORMAT.chunk_bytes
 
 
 class Peer:
