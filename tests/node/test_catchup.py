@@ -183,7 +183,7 @@ async def test_a_joiner_that_is_killed_at_any_write_goes_on_from_what_it_wrote(
             with monkeypatch.context() as patched:
                 kill_after(patched, owner, name, calls, late.folder)
                 await late.start()
-                await until(lambda: not late.running or len(late.reports) > seen, 60)
+                await until(lambda seen=seen: not late.running or len(late.reports) > seen, 60)
             if late.error is not None:
                 assert "killed" in str(late.error)
                 killed.add(name)
