@@ -50,6 +50,7 @@ class Arm:
     h: int = 10
     k: int = 512
     k_result: int = 0  # 0: as the configuration has it
+    value_bits: int = 1  # 2: two levels in a chunk
     alpha: float = 1.2
     beta: float = 0.95
     outer_lr: float = 0.7  # DiLoCo's
@@ -78,7 +79,7 @@ class Arm:
 
     def codec(self) -> Codec:
         """How many values of a chunk travel."""
-        return Codec(self.k, self.k_result)
+        return Codec(self.k, self.k_result, self.value_bits)
 
     def inner_settings(self) -> AdamW | Muon:
         """The inner optimizer; its schedule is that of the run, the same in every arm."""
@@ -102,8 +103,8 @@ class Arm:
         """
         others = (self.peers - 1) / self.peers
         if self.method == "p2pnet":
-            payload = chunk_bytes(self.k)
-            both = chunks * (payload + chunk_bytes(self.codec().k_result))
+            payload = chunk_bytes(self.k, self.value_bits)
+            both = chunks * (payload + chunk_bytes(self.codec().k_result, self.value_bits))
             audit = (self.peers - 1) * min(LEAF_CHUNKS, chunks) * payload  # a leaf of everybody else's, recomputed
             return (others * both + audit + CONTROL_BYTES) / self.h
         ring = 2 * others * 4 * params
@@ -207,6 +208,7 @@ def p2pnet(bench: Bench, arm: Arm, samples: Tensor) -> Losses:
             bench.model,
             k=codec.k,
             k_result=codec.k_result,
+            value_bits=codec.value_bits,
             level_bias=codec.level_bias,
             alpha_ppm=round(arm.alpha * 1e6),
             beta_ppm=round(arm.beta * 1e6),
@@ -223,7 +225,8 @@ def p2pnet(bench: Bench, arm: Arm, samples: Tensor) -> Losses:
             with torch.no_grad():
                 for local, start in zip(bench.model.parameters(), theta, strict=True):
                     local.copy_(start)
-        result = reduce_leaves(payloads, ChunkFormat(codec.k), ChunkFormat(codec.k_result))
+        formats = (ChunkFormat(k, codec.value_bits) for k in (codec.k, codec.k_result))
+        result = reduce_leaves(payloads, *formats)
         for learner in learners:
             learner.apply(result, [True] * learner.leaves)
         if len({learner.checksum() for learner in learners}) != 1:

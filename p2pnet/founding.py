@@ -45,6 +45,7 @@ def create(
             model,
             k=settings.codec.k,
             k_result=settings.codec.k_result,
+            value_bits=settings.codec.value_bits,
             level_bias=settings.codec.level_bias,
             alpha_ppm=round(settings.outer.alpha * PPM),
             beta_ppm=round(settings.outer.beta * PPM),

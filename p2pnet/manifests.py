@@ -18,6 +18,7 @@ ACCESS_OPEN: Final = "open"
 KEY_NAME: Final = "peer.key"  # in a state directory: who this machine is
 FOLDER_CHARS: Final = 16  # of the swarm's id in hex: enough to tell apart the swarms of one machine
 CHUNK_BITS: Final = 12  # codec-1, as in numerics.codec, which needs torch; a test compares the sizes
+K_WORD_MAX: Final = 1024  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ def make_manifest(
         task_options=_task_options(config.task),
         inner=config.training.inner.kind,
         inner_options=write_options(config.training.inner),
-        codec=Codec(config.codec.k, config.codec.k_result, config.codec.level_bias),
+        codec=Codec(config.codec.k, config.codec.k_result, config.codec.level_bias, config.codec.value_bits),
         policy=_policy(config),
         parameters=table,
         initial=hashlib.sha256(initial).digest(),
@@ -72,8 +73,8 @@ def make_manifest(
 def codec_sizes(manifest: Manifest) -> Sizes:
     """Return what the updates of a swarm weigh (protocols/codec-1.md, Layout)."""
     chunks = manifest.chunks
-    payload_bytes = chunks * chunk_bytes(manifest.codec.k)
-    result_bytes = chunks * chunk_bytes(manifest.codec.k_result)
+    payload_bytes = chunks * chunk_bytes(manifest.codec.k, manifest.codec.value_bits)
+    result_bytes = chunks * chunk_bytes(manifest.codec.k_result, manifest.codec.value_bits)
     return Sizes(chunks, payload_bytes, result_bytes, 4 * manifest.params / payload_bytes)
 
 
@@ -88,11 +89,12 @@ def needed_bytes(manifest: Manifest, keep_results: int) -> int:
     return tensors_bytes + (results + 2) * codec_sizes(manifest).result_bytes + (2 << 20)
 
 
-def chunk_bytes(k: int) -> int:
-    """Return the bytes of an encoded chunk that carries k of 4096 values: 82 for k = 64."""
+def chunk_bytes(k: int, value_bits: int) -> int:
+    """Return the bytes of an encoded chunk that carries k of 4096 values: 82 for k = 64 and two bits."""
     widths = range(CHUNK_BITS + 1)
-    indices = min(_bit_bytes(k * low) + _bit_bytes(k + (1 << (CHUNK_BITS - low))) for low in widths)
-    return indices + 2 * _bit_bytes(k) + 2
+    coded = min(_bit_bytes(k * low) + _bit_bytes(k + (1 << (CHUNK_BITS - low))) for low in widths)
+    indices = coded if k <= K_WORD_MAX else _bit_bytes(1 << CHUNK_BITS)
+    return indices + value_bits * (_bit_bytes(k) + 1)
 
 
 def swarm_folder(state_dir: Path, swarm: bytes) -> Path:

@@ -117,11 +117,12 @@ class Swarm:
         self.manifest = self._relay.manifest.message
         self.moments = Moments(optimizer)
         codec, policy = self.manifest.codec, self.manifest.policy
-        self._format = ChunkFormat(codec.k)
+        self._format = ChunkFormat(codec.k, codec.value_bits)
         self.learner = Learner(
             model,
             k=codec.k,
             k_result=codec.k_result,
+            value_bits=codec.value_bits,
             level_bias=codec.level_bias,
             alpha_ppm=policy.alpha_ppm,
             beta_ppm=policy.beta_ppm,

@@ -59,7 +59,7 @@ def test_a_swarm_file_is_read_into_frozen_tables(tmp_path: Path) -> None:
     assert config.swarm.founders == (ALICE,)
     assert config.task == BytesLmTask("bytes-lm", tmp_path / "texts", width=64, batch_size=16)
     assert (config.training.h_steps, config.training.window_s, config.training.inner) == (10, 1.5, AdamW(lr=1.2e-4))
-    assert (config.codec, config.outer.alpha, config.policy.service_rounds) == (Codec(64, 128), 1.0, 1)
+    assert (config.codec, config.outer.alpha, config.policy.service_rounds) == (Codec(64, 192, 1), 1.0, 1)
     with pytest.raises(dataclasses.FrozenInstanceError):
         config.swarm.name = "other"  # type: ignore[misc]
 
@@ -70,8 +70,8 @@ def test_a_name_and_a_task_are_all_that_a_swarm_needs() -> None:
     assert config.swarm.founders == ()
 
 
-@pytest.mark.parametrize(("k", "k_result"), [(64, 128), (512, 1024), (1024, 1024)])
-def test_a_result_has_twice_the_values_of_a_payload_unless_told_otherwise(k: int, k_result: int) -> None:
+@pytest.mark.parametrize(("k", "k_result"), [(64, 192), (512, 1536), (1024, 2048)])
+def test_a_result_has_three_times_the_values_of_a_payload_unless_told_otherwise(k: int, k_result: int) -> None:
     assert Codec(k).k_result == k_result
     assert Codec(k, k).k_result == k
 
@@ -80,7 +80,7 @@ def test_a_result_has_twice_the_values_of_a_payload_unless_told_otherwise(k: int
     ("old", "new", "message"),
     [
         ("k = 64", "k = 64\nk_result = 32", r"\[codec\] k_result: 32 is below k = 64"),
-        ("k = 64", "k = 4", "from 8 to 1024"),
+        ("k = 64", "k = 4", "from 8 to 2048"),
         ("width = 64", "width = 66", r"\[task\] heads: 4 do not cut width = 66"),
         ("[policy]", "[polcy]", "polcy: unknown key; did you mean policy"),
         ("alpha = 1", "alpha = 1.00000001", "at most 6 decimals"),

@@ -15,6 +15,7 @@ from p2pnet.manifests import chunk_bytes, codec_sizes, make_manifest, swarm_fold
 from p2pnet.numerics.codec import ChunkFormat
 from p2pnet.numerics.layout import Layout
 from p2pnet.train.options import read_inner, read_task
+from p2pnet.wire.manifest import Codec as WireCodec
 from p2pnet.wire.manifest import ParameterRow, open_manifest, swarm_id
 
 ALICE, BOB, CAROL = (Identity.from_seed(bytes([number]) * 32) for number in (1, 2, 3))
@@ -37,7 +38,7 @@ def test_the_settings_become_whole_numbers_and_none_of_them_changes_on_the_way()
     assert (policy.window_ms, policy.grace_ms, policy.stall_ms) == (1250, 50, 3001)
     assert (policy.alpha_ppm, policy.beta_ppm) == (1_100_000, 123_456)
     assert (policy.h_steps, policy.round_samples, policy.overlap) == (7, 21, 0)
-    assert (manifest.codec.k, manifest.codec.k_result, manifest.codec.level_bias) == (64, 128, 32)
+    assert manifest.codec == WireCodec(64, 192, 32, 1)
     assert read_task(manifest.task, manifest.task_options) == replace(CONFIG.task, text=None)  # type: ignore[type-var]
     assert read_inner(manifest.inner, manifest.inner_options) == CONFIG.training.inner
     assert (manifest.initial, manifest.initial_bytes) == (hashlib.sha256(INITIAL).digest(), len(INITIAL))
@@ -88,7 +89,10 @@ def test_a_model_of_ones_own_says_what_it_is_and_how_large_its_batch() -> None:
 
 
 def test_a_chunk_weighs_what_the_codec_says_for_every_k() -> None:
-    assert [chunk_bytes(k) for k in range(8, 1025)] == [ChunkFormat(k).chunk_bytes for k in range(8, 1025)]
+    for bits in (1, 2):
+        assert [chunk_bytes(k, bits) for k in range(8, 2049)] == [
+            ChunkFormat(k, bits).chunk_bytes for k in range(8, 2049)
+        ]
 
 
 @given(shapes=st.lists(st.lists(st.integers(1, 130), max_size=3), min_size=1, max_size=8))
@@ -98,8 +102,8 @@ def test_a_payload_weighs_what_the_layout_says(shapes: list[list[int]]) -> None:
     manifest = make_manifest(CONFIG, (*table, frozen), INITIAL, ALICE, 0).message
     sizes, layout = codec_sizes(manifest), Layout((row.name, row.shape) for row in table)
     assert sizes.chunks == layout.chunks
-    assert sizes.payload_bytes == ChunkFormat(64).payload_bytes(layout.chunks)
-    assert sizes.result_bytes == ChunkFormat(128).payload_bytes(layout.chunks)
+    assert sizes.payload_bytes == ChunkFormat(64, 1).payload_bytes(layout.chunks)
+    assert sizes.result_bytes == ChunkFormat(192, 1).payload_bytes(layout.chunks)
     assert sizes.compression == pytest.approx(4 * layout.params / sizes.payload_bytes)
 
 

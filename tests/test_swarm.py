@@ -41,7 +41,7 @@ CONFIG = SwarmConfig(
     swarm=SwarmSection("tests"),
     task=CustomTask("custom", batch_size=4),
     training=Training(h_steps=2, window_s=10.0),
-    codec=Codec(k=8, k_result=16),
+    codec=Codec(k=8, k_result=16, value_bits=2),
     policy=Policy(grace_s=0.4, stall_s=5.0, service_rounds=1),
 )
 LOCAL = ("/ip4/127.0.0.1/tcp/0",)

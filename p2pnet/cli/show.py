@@ -139,7 +139,8 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
     training = (
         f"{policy['h_steps']} steps or {seconds['window']}, {policy['round_samples']} samples for the full weight"
     )
-    packing = f"k {codec['k']} of 4096, result {codec['k_result']}, level bias {codec['level_bias']}"
+    how = "sign only" if codec["value_bits"] == 1 else "two levels"
+    packing = f"k {codec['k']} of 4096, result {codec['k_result']}, {how}, level bias {codec['level_bias']}"
     smaller = f"{facts['compression_vs_fp32']:.1f}x less than fp32"
     groups = f"groups of up to {policy['group_size_max']}, reducers at least {policy['reducers_min']}"
     voting = f"up to {policy['voters_max']} voters, a vote after {policy['service_rounds']} rounds"

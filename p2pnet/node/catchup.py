@@ -61,7 +61,8 @@ class CatchUp:
         """
         self._me, self._host, self._history, self._snapshots = me, host, history, snapshots
         self._bridge, self._told, self._sources, self._blame, self._progress = bridge, told, sources, blame, progress
-        self._format = ChunkFormat(history.manifest.codec.k_result)
+        codec = history.manifest.codec
+        self._format = ChunkFormat(codec.k_result, codec.value_bits)
         self._downloads: dict[bytes, Download] = {}  # by digest: who lied is remembered
 
     async def run(self, stands: int) -> None:

@@ -80,7 +80,7 @@ class Peer:
     ) -> None:
         """caps_bps: what the operator allows, up and down; 0: no cap."""
         codec = swarm.manifest.codec
-        self._formats = (ChunkFormat(codec.k), ChunkFormat(codec.k_result))
+        self._formats = (ChunkFormat(codec.k, codec.value_bits), ChunkFormat(codec.k_result, codec.value_bits))
         self.swarm, self.identity, self.host, self.bridge, self.diary = swarm, identity, host, bridge, diary
         self._reach = reach
         self._rates_kbps = [min(cap or NOMINAL_BPS, NOMINAL_BPS) // 1000 for cap in caps_bps]

@@ -3,8 +3,8 @@
 Why int64 is enough. A level is at most 15 * 2^31, a clip factor 2^8, and the weights sum to at most W, so for every
 coordinate |S| <= 15 * 2^39 * W. The largest number formed is the sum of k' of them, at most 15 * 2^39 * W * k', which
 is at most 15 * 2^59 < 2^63 while W * k' <= 2^20. Then W <= 2^17, as k' >= 8, so that 2 |S|, 2 |S| + 256 W and 256 W
-times the sum of two levels stay under 2^61 + 2^25. 64 members of weight 8 have W = 512, so that every k' up to 1024 is
-allowed with a factor of 2 to spare. Norms are Python integers and have no limit.
+times the sum of two levels stay under 2^61 + 2^25. 64 members of weight 8 have W = 512, so that every k' up to 2048 is
+allowed. Norms are Python integers and have no limit.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from p2pnet.numerics.codec import (
     pack,
 )
 from p2pnet.numerics.levels import CODES, LEVELS, level_integers, nearest_codes
-from p2pnet.numerics.selection import largest_among, largest_indices, lloyd_levels
+from p2pnet.numerics.selection import largest_among, largest_indices, levels_of
 
 CLIP_ONE: Final = 256  # the clip factor that leaves a slice as it is
 WEIGHT_MAX: Final = 8
@@ -87,12 +87,13 @@ def squared_norm(piece: Payload, fmt: ChunkFormat) -> int:
     piece: as for `reduce_part`; its indices are not looked at.
     """
     data = as_chunks(piece, fmt)
-    _, _, _, magnitudes, levels = (data[:, section] for section in fmt.sections)
-    high = count_bits(magnitudes)
-    pair = levels.to(torch.int64)
+    _, upper, _, magnitudes, levels = (data[:, section] for section in fmt.sections)
+    high = count_bits(upper if fmt.value_bits == 1 else magnitudes)
+    codes = levels.to(torch.int64)
     histogram = torch.zeros(CODES, dtype=torch.int64, device=data.device)
-    histogram.index_add_(0, pair[:, 0], fmt.k - high)
-    histogram.index_add_(0, pair[:, 1], high)
+    histogram.index_add_(0, codes[:, -1], high)
+    if fmt.value_bits > 1:
+        histogram.index_add_(0, codes[:, 0], fmt.k - high)
     counts: list[int] = histogram.tolist()
     return sum(count * level * level for count, level in zip(counts, LEVELS, strict=True))
 
@@ -137,17 +138,19 @@ def _reduce(
 
 
 def _encode_sums(sums: Tensor, named: Tensor | None, divisor: int, fmt: ChunkFormat) -> Tensor:
-    """Return the k' largest |S| of each chunk at two levels of |S| / divisor.
+    """Return the k' largest |S| of each chunk at the format's levels of |S| / divisor.
 
     sums: (rows, 4096) int64.   named: (rows, n) int64, indices that hold all sums but zeros; None: not known.
     """
     indices = largest_indices(sums.abs(), fmt.k) if named is None else largest_among(sums, named, fmt.k)
     chosen = sums.gather(1, indices)
     magnitudes = chosen.abs()
-    pair = torch.stack(lloyd_levels(magnitudes), dim=1)
-    codes = nearest_codes((pair * 2 + (divisor - 1)) // divisor)
-    is_high = magnitudes * 2 > level_integers(codes).sum(1, keepdim=True) * divisor
-    codes = torch.where(is_high, codes[:, 1:], codes[:, :1])
+    codes = nearest_codes((levels_of(magnitudes, fmt.value_bits) * 2 + (divisor - 1)) // divisor)
+    if fmt.value_bits == 1:
+        codes = torch.where(magnitudes > 0, codes, 0)
+    else:
+        is_high = magnitudes * 2 > level_integers(codes).sum(1, keepdim=True) * divisor
+        codes = torch.where(is_high, codes[:, 1:], codes[:, :1])
     return pack(indices, codes, (chosen < 0) & (codes > 0), fmt)
 
 

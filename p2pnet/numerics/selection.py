@@ -1,4 +1,4 @@
-"""Which k of each chunk's values are sent, and the two levels they are sent at. Contract: protocols/codec-1.md.
+"""Which k of each chunk's values are sent, and the levels they are sent at. Contract: protocols/codec-1.md.
 
 The same two rules choose what an encoder sends and what a reducer answers. Look-ups are index_select and not indexing,
 which is the same and several times slower on a CPU.
@@ -51,9 +51,35 @@ def largest_among(sums: Tensor, candidates: Tensor, k: int) -> Tensor:
         last = sums.shape[1] - 1
         keys = sums.gather(1, candidates).abs_().mul_(last + 1).add_(last).sub_(candidates)
         top = torch.where(is_first, keys, 0).topk(k, dim=1, sorted=False).values  # no two keys are equal
-        if bool((top > last).all()):  # else a row has fewer than k that are not zero
+        is_some = top > last  # else a row has fewer than k that are not zero
+        if bool(is_some.all()):
             return (last - (top & last)).sort(1).values
+        chosen = torch.zeros((rows, last + 2), dtype=torch.bool, device=sums.device)
+        chosen.scatter_(1, torch.where(is_some, last - (top & last), last + 1), True)
+        return fill_up(chosen[:, :-1], k)
     return largest_indices(sums.abs(), k)
+
+
+def fill_up(chosen: Tensor, k: int) -> Tensor:
+    """Return the places of True in each row, and the lowest others, k in all, rising.
+
+    chosen: (rows, n) bool, at most k True in a row.   returns: (rows, k) int64.
+    """
+    lack = k - chosen.sum(1, keepdim=True)
+    head = ~chosen[:, :k]  # among so many are the lowest k that are free or chosen
+    whole = chosen.clone()
+    whole[:, :k] |= head & (head.cumsum(1, dtype=torch.int32) <= lack)
+    return (whole.view(-1).nonzero().view(-1) % chosen.shape[1]).view(-1, k)
+
+
+def levels_of(magnitudes: Tensor, count: int) -> Tensor:
+    """Return one level for each row, the mean of what is not zero, rounded down, or the two of `lloyd_levels`.
+
+    magnitudes: (rows, k) int64, none negative, sums under 2^63.   count: 1 or 2.   returns: (rows, count) int64.
+    """
+    if count == 2:
+        return torch.stack(lloyd_levels(magnitudes), dim=1)
+    return magnitudes.sum(1, keepdim=True) // (magnitudes > 0).sum(1, keepdim=True).clamp(min=1)
 
 
 def lloyd_levels(magnitudes: Tensor) -> tuple[Tensor, Tensor]:

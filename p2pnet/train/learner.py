@@ -69,12 +69,15 @@ class Learner:
         *,
         k: int,
         k_result: int,
+        value_bits: int = 2,
         level_bias: int,
         alpha_ppm: int,
         beta_ppm: int,
         ranks: Ranks = ALONE,
     ) -> None:
-        """Take the model's parameters as theta.   k, k_result, level_bias: codec-1.   alpha, beta: millionths.
+        """Take the model's parameters as theta.
+
+        k, k_result, value_bits, level_bias: codec-1.   alpha, beta: millionths.
 
         Raises ConfigError when the model has no trained parameter, or one that is not a real floating-point tensor.
         """
@@ -82,8 +85,8 @@ class Learner:
             raise ValueError(f"alpha_ppm is {alpha_ppm}, beta_ppm is {beta_ppm} (0..{PPM})")
         self.replica = Replica(model, ranks)
         self._ranks = ranks
-        self._format = ChunkFormat(k)
-        self._format_result = ChunkFormat(k_result)
+        self._format = ChunkFormat(k, value_bits)
+        self._format_result = ChunkFormat(k_result, value_bits)
         self._level_bias = level_bias
         self._alpha_ppm = alpha_ppm
         self._beta_ppm = beta_ppm
@@ -342,7 +345,7 @@ class Learner:
 
     def _table_sha256(self) -> str:
         rows = [(row.name, row.shape) for row in self.replica.table() if row.trained]
-        return sha256(repr((rows, self._format.k)).encode()).hexdigest()
+        return sha256(repr((rows, self._format)).encode()).hexdigest()
 
 
 class _Masters(Mapping[str, Tensor]):

@@ -53,9 +53,10 @@ class Codec(Message):
 
     protocol: ClassVar[str] = PROTOCOL
     kind: ClassVar[int] = 3
-    k: Annotated[int, Range(8, 1024)]  # values of 4096 that a payload chunk carries
-    k_result: Annotated[int, Range(8, 1024)]  # the same of a result chunk
+    k: Annotated[int, Range(8, 2048)]  # values of 4096 that a payload chunk carries
+    k_result: Annotated[int, Range(8, 2048)]  # the same of a result chunk
     level_bias: Annotated[int, Range(0, 129)]
+    value_bits: Annotated[int, Range(1, 2)]  # of a value: its sign, and with 2 which of two levels it is at
 
 
 @dataclass(frozen=True, slots=True)

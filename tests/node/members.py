@@ -57,7 +57,7 @@ def manifest(founders: tuple[PeerId, ...], name: str = "tests", initial: bytes =
     )  # fmt: skip
     row = ParameterRow("weight", "float32", (CHUNKS, 4096), 1)
     message = Manifest(
-        name, 1, b"", "open", "custom", (), "adamw", (), Codec(K, K_RESULT, LEVEL_BIAS), policy, (row,), initial, 1,
+        name, 1, b"", "open", "custom", (), "adamw", (), Codec(K, K_RESULT, LEVEL_BIAS, 2), policy, (row,), initial, 1,
         tuple(sorted(founders)),
     )  # fmt: skip
     author = identity(200)

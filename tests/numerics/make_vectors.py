@@ -59,18 +59,26 @@ def patterns_of(chunk: Case) -> list[int]:
     return patterns
 
 
-def encode_case(k: int, *chunks: Case, level_bias: int = 32) -> Case:
-    payload = [ref.encode_chunk(patterns_of(chunk), k, level_bias) for chunk in chunks]
-    case = {"kind": "encode", "valid": True, "k": k, "level_bias": level_bias, "chunks": list(chunks)}
-    case["payload"] = [data.hex() for data in payload]
-    case["first_values"] = [[v.index, v.code * (-1 if v.negative else 1)] for v in ref.read_chunk(payload[0], k)[:8]]
+def encode_case(k: int, *chunks: Case, level_bias: int = 32, bits: int = 2) -> Case:
+    payload = [ref.encode_chunk(patterns_of(chunk), k, level_bias, bits) for chunk in chunks]
+    case = {"kind": "encode", "valid": True, "k": k, "value_bits": bits, "level_bias": level_bias}
+    case |= {"chunks": list(chunks), "payload": [data.hex() for data in payload]}
+    first = ref.read_chunk(payload[0], k, bits)[:8]
+    case["first_values"] = [[v.index, v.code * (-1 if v.negative else 1)] for v in first]
     return case
 
 
 def encoded() -> Iterator[tuple[str, Case]]:
     one, two = ref.to_pattern(1.0), ref.to_pattern(2.0)
-    for k in (8, 13, 64, 96, 100, 1024):
+    for k in (8, 13, 64, 96, 100, 1024, 1025, 2048):
         yield f"noise-k{k}", encode_case(k, noise(k))
+    for k in (8, 13, 64, 512, 1024, 1536):
+        yield f"signs-k{k}", encode_case(k, noise(k), bits=1)
+    some = listed((2, one), (700, one | NEGATIVE), (4095, two))
+    yield "signs-of-fewer-values-than-k", encode_case(8, some, noise(9), bits=1)
+    yield "signs-of-fewer-values-in-a-map", encode_case(1100, some, noise(9), bits=1)
+    yield "signs-of-zeros", encode_case(8, listed(), bits=1)
+    yield "signs-below-the-first-level", encode_case(8, listed((9, one), (10, one)), level_bias=0, bits=1)
     yield "two-chunks", encode_case(16, noise(1), noise(2, spread=1))
     yield "wide-exponents", encode_case(64, noise(3, exponent=90, spread=64), level_bias=32)
     yield "zeros", encode_case(8, listed())
@@ -96,6 +104,7 @@ def encoded() -> Iterator[tuple[str, Case]]:
                 "valid": False,
                 "rule": "codec-1/R7",
                 "k": 8,
+                "value_bits": 2,
                 "level_bias": 32,
                 "chunks": chunks,
             },
@@ -107,10 +116,11 @@ def honest(k: int = 8, step: int = 100) -> list[Value]:
 
 
 def refused() -> Iterator[tuple[str, Case]]:
-    def case(rule: str, data: bytes, k: int = 8) -> Case:
+    def case(rule: str, data: bytes, k: int = 8, bits: int = 2) -> Case:
         with pytest.raises(ref.RefusedError, match=f"codec-1/{rule}"):
-            ref.read(data, k)
-        return {"kind": "decode", "valid": False, "rule": f"codec-1/{rule}", "k": k, "payload": data.hex()}
+            ref.read(data, k, bits)
+        found = {"kind": "decode", "valid": False, "rule": f"codec-1/{rule}", "k": k, "value_bits": bits}
+        return {**found, "payload": data.hex()}
 
     good = ref.write_chunk(honest())
     low, upper, signs, magnitudes, _ = ref.section_bytes(8)
@@ -147,6 +157,25 @@ def refused() -> Iterator[tuple[str, Case]]:
     yield "low-level-unused", case("R5", ref.write_chunk(same, levels=(199, 200)))
     yield "negative-zero", case("R6", ref.write_chunk([Value(10 * i, (0, 9)[i % 2], i == 4) for i in range(8)]))
     yield "second-chunk-repeats-an-index", case("R4", good + repeated)
+    yield "signs-of-two-bits", case("R1", good, bits=1)
+    few = [Value(index, 200, index > 90) for index in (3, 90, 700, 4000)]
+    some, sizes = ref.write_signs(few, 13), ref.section_bytes(13, 1)
+    signs_end = sum(sizes[:3]) - 1
+    many = [Value(300 * i, 200, False) for i in range(13)]
+    word = ref.write_signs(many, 13)[sizes[0] : sizes[0] + sizes[1]]
+    more = int.from_bytes(word, "little") | 1 << (8 * sizes[1] - 3)
+    yield (
+        "signs-of-too-many",
+        case("R2", some[: sizes[0]] + more.to_bytes(sizes[1], "little") + some[sum(sizes[:2]) :], 13, 1),
+    )
+    yield "sign-without-a-value", case("R3", changed(signs_end, 0x10, some), 13, 1)
+    yield "low-field-without-a-value", case("R3", changed(sizes[0] - 2, 0x80, some), 13, 1)
+    yield "few-and-one-beyond-the-chunk", case("R3", ref.write_signs([*few[:3], Value(4096, 200, False)], 13), 13, 1)
+    yield "few-unsorted", case("R4", ref.write_signs([few[0], few[1], few[1], few[3]], 13), 13, 1)
+    yield "level-without-values", case("R5", ref.write_signs([], 13, level=200), 13, 1)
+    yield "values-without-a-level", case("R5", ref.write_signs(few, 13, level=0), 13, 1)
+    yield "all-values-without-a-level", case("R5", ref.write_signs(many, 13, level=0), 13, 1)
+    yield "sign-without-a-value-in-a-map", case("R3", changed(512, 0x10, ref.write_signs(few, 1100)), 1100, 1)
 
 
 def levels() -> Case:
@@ -189,14 +218,15 @@ def layouts() -> Iterator[tuple[str, Case]]:
 
 
 def reductions() -> Iterator[tuple[str, Case]]:
-    def case(slices: list[bytes], weights: list[int], total: int, k: int, k_out: int) -> Case:
-        output, clips = ref.reduce(slices, weights, total, k, k_out)
-        size = sum(ref.section_bytes(k_out))
+    def case(slices: list[bytes], weights: list[int], total: int, k: int, k_out: int, bits: int = 2) -> Case:
+        output, clips = ref.reduce(slices, weights, total, k, k_out, bits)
+        size = sum(ref.section_bytes(k_out, bits))
         return {
             "kind": "reduce",
             "valid": True,
             "k": k,
             "k_result": k_out,
+            "value_bits": bits,
             "slices": [data.hex() for data in slices],
             "weights": weights,
             "total_weight": total,
@@ -204,8 +234,9 @@ def reductions() -> Iterator[tuple[str, Case]]:
             "output": [output[start : start + size].hex() for start in range(0, len(output), size)],
         }
 
-    def update(seed: int, k: int = 16, chunks: int = 2, exponent: int = 112) -> bytes:
-        return b"".join(ref.encode_chunk(ref.noise(10 * seed + i, exponent=exponent), k, 32) for i in range(chunks))
+    def update(seed: int, k: int = 16, chunks: int = 2, exponent: int = 112, bits: int = 2) -> bytes:
+        made = (ref.noise(10 * seed + i, exponent=exponent) for i in range(chunks))
+        return b"".join(ref.encode_chunk(patterns, k, 32, bits) for patterns in made)
 
     def said(*values: tuple[int, int]) -> bytes:
         """A chunk of k = 8 with these (index, signed code)."""
@@ -229,6 +260,14 @@ def reductions() -> Iterator[tuple[str, Case]]:
     yield "equal-sums", case([plus, said(*((5 + 10 * i, 100) for i in range(8)))], [1, 1], 2, 8, 12)
     tiny = said(*((4095 - 9 * (7 - i), 1) for i in range(8)))
     yield "below-the-first-level", case([tiny], [1], 8, 8, 16)
+    signs = [update(seed, bits=1) for seed in range(1, 6)]
+    yield "signs", case(signs, [1, 1, 1, 1, 1], 5, 16, 32, bits=1)
+    yield "signs-that-all-find-room", case(signs[:3], [8, 1, 3], 12, 16, 64, bits=1)
+    against = ref.write_signs([Value(10 * i, 100, True) for i in range(8)], 8)
+    along = ref.write_signs([Value(10 * i, 100, i == 7) for i in range(8)], 8)
+    yield "signs-that-cancel", case([against, along], [1, 1], 2, 8, 16, bits=1)
+    wide = [update(seed, k=300, chunks=1, bits=1) for seed in range(6, 10)]
+    yield "signs-in-a-map", case(wide, [1, 2, 1, 1], 5, 300, 1100, bits=1)
     yield "largest-sums", case([said(*((i, 255) for i in range(8)))] * 4, [8] * 4, 32, 8, 8)
 
 

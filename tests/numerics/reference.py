@@ -51,8 +51,15 @@ def lloyd(values: Sequence[int]) -> tuple[int, int]:
     return low, high
 
 
-def to_levels(values: Sequence[int], unit: Fraction) -> list[int]:
-    """The code of each value: Lloyd, then the nearest codes, then for each value the nearer of these two."""
+def to_levels(values: Sequence[int], unit: Fraction, bits: int = 2) -> list[int]:
+    """The code of each value: Lloyd, then the nearest codes, then for each value the nearer of these two.
+
+    With one bit: the mean of those that are not zero, then the nearest code, for each of these.
+    """
+    if bits == 1:
+        some = [value for value in values if value]
+        code = nearest_code(sum(some) // len(some) * unit) if some else 0
+        return [code if value else 0 for value in values]
     codes = sorted({nearest_code(mean * unit) for mean in lloyd(values)})
     return [min(codes, key=lambda code: (abs(level(code) - value * unit), code)) for value in values]
 
@@ -75,28 +82,48 @@ def best_low_bits(k: int) -> int:
     return max(range(13), key=lambda low_bits: (-size(low_bits), low_bits))
 
 
-def section_bytes(k: int) -> list[int]:
-    low, upper = index_bits(k, best_low_bits(k))
-    return [-(-bits // 8) for bits in (low, upper, k, k, 16)]
+def section_bytes(k: int, bits: int = 2) -> list[int]:
+    low, upper = index_bits(k, best_low_bits(k)) if k <= 1024 else (0, CHUNK)
+    return [-(-size // 8) for size in (low, upper, k, k * (bits - 1), 8 * bits)]
 
 
 def write_chunk(values: Sequence[Value], levels: tuple[int, int] | None = None) -> bytes:
     """Bytes of sorted values; `levels` forces a pair of codes, for lies."""
     k = len(values)
-    low_bits = best_low_bits(k)
     codes = levels or (min(value.code for value in values), max(value.code for value in values))
-    low = upper = signs = magnitudes = 0
+    magnitudes = sum((value.code > codes[0]) << i for i, value in enumerate(values))
+    return _join([*_places(values, k), magnitudes, codes[0] | codes[1] << 8], section_bytes(k))
+
+
+def write_signs(values: Sequence[Value], k: int, level: int | None = None) -> bytes:
+    """Bytes of sorted values with one bit each, those at code 0 left out; `level` forces a code, for lies."""
+    some = [value for value in values if value.code]
+    code = max((value.code for value in some), default=0) if level is None else level
+    return _join([*_places(some, k), 0, code], section_bytes(k, 1))
+
+
+def _places(values: Sequence[Value], k: int) -> tuple[int, int, int]:
+    """Low fields, upper word, signs."""
+    low_bits = best_low_bits(k) if k <= 1024 else 0
+    low = upper = signs = 0
     for i, value in enumerate(values):
         low |= (value.index % 2**low_bits) << (i * low_bits)
-        upper |= 1 << ((value.index >> low_bits) + i)
+        upper |= 1 << ((value.index >> low_bits) + (i if k <= 1024 else 0))
         signs |= value.negative << i
-        magnitudes |= (value.code > codes[0]) << i
-    words = [low, upper, signs, magnitudes, codes[0] | codes[1] << 8]
-    return b"".join(word.to_bytes(size, "little") for word, size in zip(words, section_bytes(k), strict=True))
+    return low, upper, signs
 
 
-def read_chunk(data: bytes, k: int) -> list[Value]:
-    sizes = section_bytes(k)
+def _join(words: Sequence[int], sizes: Sequence[int]) -> bytes:
+    return b"".join(word.to_bytes(size, "little") for word, size in zip(words, sizes, strict=True))
+
+
+def write(values: Sequence[Value], bits: int) -> bytes:
+    return write_chunk(values) if bits == 2 else write_signs(values, len(values))
+
+
+def read_chunk(data: bytes, k: int, bits: int = 2) -> list[Value]:
+    """The k values of a chunk; with one bit each as many zeros among them, at the lowest free indices, as it lacks."""
+    sizes = section_bytes(k, bits)
     if len(data) != sum(sizes):
         raise RefusedError("codec-1/R1")
     words, start = [], 0
@@ -104,48 +131,59 @@ def read_chunk(data: bytes, k: int) -> list[Value]:
         words.append(int.from_bytes(data[start : start + size], "little"))
         start += size
     low, upper, signs, magnitudes, levels = words
-    low_bits = best_low_bits(k)
+    low_bits = best_low_bits(k) if k <= 1024 else 0
     places = [place for place in range(8 * sizes[1]) if upper >> place & 1]
-    if len(places) != k:
+    n = len(places)
+    if n != k if bits == 2 else n > k:
         raise RefusedError("codec-1/R2")
-    if low >> (k * low_bits) or places[-1] >= k + 2 ** (12 - low_bits) - 1 or signs >> k or magnitudes >> k:
+    high = places if k > 1024 else [place - i for i, place in enumerate(places)]
+    if low >> (n * low_bits) or any(part >= 2 ** (12 - low_bits) for part in high) or signs >> n or magnitudes >> n:
         raise RefusedError("codec-1/R3")
-    indices = [(places[i] - i) * 2**low_bits + (low >> (i * low_bits)) % 2**low_bits for i in range(k)]
+    indices = [high[i] * 2**low_bits + (low >> (i * low_bits)) % 2**low_bits for i in range(n)]
     if any(after <= before for before, after in pairwise(indices)):
         raise RefusedError("codec-1/R4")
+    if bits == 1:
+        if (levels > 0) != (n > 0):
+            raise RefusedError("codec-1/R5")
+        free = [index for index in range(CHUNK) if index not in set(indices)][: k - n]
+        return sorted(
+            [Value(index, levels, bool(signs >> i & 1)) for i, index in enumerate(indices)]
+            + [Value(index, 0, False) for index in free]
+        )
     pair = levels % 256, levels // 256
-    bits = [magnitudes >> i & 1 for i in range(k)]
-    if pair[0] > pair[1] or (pair[0] == pair[1] and any(bits)) or (pair[0] < pair[1] and len(set(bits)) < 2):
+    which = [magnitudes >> i & 1 for i in range(k)]
+    if pair[0] > pair[1] or (pair[0] == pair[1] and any(which)) or (pair[0] < pair[1] and len(set(which)) < 2):
         raise RefusedError("codec-1/R5")
-    values = [Value(index, pair[bits[i]], bool(signs >> i & 1)) for i, index in enumerate(indices)]
+    values = [Value(index, pair[which[i]], bool(signs >> i & 1)) for i, index in enumerate(indices)]
     if any(value.negative and not value.code for value in values):
         raise RefusedError("codec-1/R6")
     return values
 
 
-def read(data: bytes, k: int) -> list[list[Value]]:
-    size = sum(section_bytes(k))
+def read(data: bytes, k: int, bits: int = 2) -> list[list[Value]]:
+    size = sum(section_bytes(k, bits))
     if len(data) % size:
         raise RefusedError("codec-1/R1")
-    return [read_chunk(data[start : start + size], k) for start in range(0, len(data), size)]
+    return [read_chunk(data[start : start + size], k, bits) for start in range(0, len(data), size)]
 
 
 # --- encoding
 
 
-def encode_chunk(patterns: Sequence[int], k: int, level_bias: int) -> bytes:
+def encode_chunk(patterns: Sequence[int], k: int, level_bias: int, bits: int = 2) -> bytes:
     chosen = largest([pattern % 2**31 for pattern in patterns], k)
     exponent = max(max(patterns[index] % 2**31 >> 23, 1) for index in chosen)
     if exponent == 255:
         raise ValueError("not finite")
     unit = Fraction(2) ** (exponent - 150)  # of a magnitude, the last bit of the largest one
     magnitudes = [int(abs(exact(patterns[index])) / unit) for index in chosen]
-    codes = to_levels(magnitudes, unit * 2**level_bias)
-    return write_chunk(
+    codes = to_levels(magnitudes, unit * 2**level_bias, bits)
+    return write(
         [
             Value(index, code, code > 0 and bool(patterns[index] >> 31))
             for index, code in zip(chosen, codes, strict=True)
-        ]
+        ],
+        bits,
     )
 
 
@@ -162,8 +200,8 @@ def value_of(value: Value, level_bias: int) -> Fraction:
 # --- reduce
 
 
-def norm2(data: bytes, k: int) -> int:
-    return sum(level(value.code) ** 2 for chunk in read(data, k) for value in chunk)
+def norm2(data: bytes, k: int, bits: int = 2) -> int:
+    return sum(level(value.code) ** 2 for chunk in read(data, k, bits) for value in chunk)
 
 
 def clip_factors(norms: Sequence[int]) -> list[int]:
@@ -174,26 +212,28 @@ def clip_factors(norms: Sequence[int]) -> list[int]:
     return [max(q for q in range(257) if q**2 * norm <= 256**2 * median) for norm in norms]
 
 
-def sums(slices: Sequence[bytes], weights: Sequence[int], clips: Sequence[int], k: int) -> list[list[int]]:
+def sums(
+    slices: Sequence[bytes], weights: Sequence[int], clips: Sequence[int], k: int, bits: int = 2
+) -> list[list[int]]:
     """S of each coordinate, chunk by chunk."""
-    totals = [[0] * CHUNK for _ in read(slices[0], k)]
+    totals = [[0] * CHUNK for _ in read(slices[0], k, bits)]
     for data, weight, clip in zip(slices, weights, clips, strict=True):
-        for chunk, values in enumerate(read(data, k)):
+        for chunk, values in enumerate(read(data, k, bits)):
             for value in values:
                 totals[chunk][value.index] += weight * clip * level(value.code) * (-1 if value.negative else 1)
     return totals
 
 
 def reduce(
-    slices: Sequence[bytes], weights: Sequence[int], total_weight: int, k: int, k_out: int
+    slices: Sequence[bytes], weights: Sequence[int], total_weight: int, k: int, k_out: int, bits: int = 2
 ) -> tuple[bytes, list[int]]:
-    clips = clip_factors([norm2(data, k) for data in slices])
+    clips = clip_factors([norm2(data, k, bits) for data in slices])
     output = b""
-    for total in sums(slices, weights, clips, k):
+    for total in sums(slices, weights, clips, k, bits):
         chosen = largest([abs(s) for s in total], k_out)
-        codes = to_levels([abs(total[index]) for index in chosen], Fraction(1, 256 * total_weight))
-        output += write_chunk(
-            [Value(index, code, code > 0 and total[index] < 0) for index, code in zip(chosen, codes, strict=True)]
+        codes = to_levels([abs(total[index]) for index in chosen], Fraction(1, 256 * total_weight), bits)
+        output += write(
+            [Value(index, code, code > 0 and total[index] < 0) for index, code in zip(chosen, codes, strict=True)], bits
         )
     return output, clips
 

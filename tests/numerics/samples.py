@@ -66,5 +66,6 @@ def made_up(kind: str, seed: int, chunks: int = 1, scale: float = 1e-3) -> Tenso
 made_up_chunks = st.builds(
     made_up, st.sampled_from(KINDS), st.integers(0, 2**32), st.integers(1, 3), st.sampled_from([1e-30, 1e-3, 1.0, 1e9])
 )
-sizes = st.one_of(st.integers(8, 1024), st.sampled_from([8, 64, 128, 512, 1024]))
+sizes = st.one_of(st.integers(8, 2048), st.sampled_from([8, 64, 128, 512, 1024, 1025, 1536]))
+widths = st.sampled_from([1, 2])  # bits of a value
 biases = st.one_of(st.just(32), st.integers(0, 129))

@@ -13,20 +13,35 @@ from torch import Tensor
 
 from p2pnet.errors import NotFiniteError, WireError
 from p2pnet.numerics import codec
-from p2pnet.numerics.codec import ChunkFormat, as_bytes, decode, dequantise, encode, join, pack
+from p2pnet.numerics.codec import ChunkFormat, Sparse, as_bytes, decode, dequantise, encode, join, pack
 from p2pnet.numerics.levels import level_value
 from tests.numerics import make_vectors, reference
-from tests.numerics.samples import biases, chunks_of, flat_places, made_up, made_up_chunks, patterns, sizes, values_of
+from tests.numerics.samples import (
+    biases,
+    chunks_of,
+    flat_places,
+    made_up,
+    made_up_chunks,
+    patterns,
+    sizes,
+    values_of,
+    widths,
+)
 from tests.vectors import vectors
 
 
-def encoded(values: Tensor, k: int, bias: int = 32) -> bytes:
-    return as_bytes(encode(values, ChunkFormat(k), bias).payload)
+def encoded(values: Tensor, k: int, bias: int = 32, bits: int = 2) -> bytes:
+    return as_bytes(encode(values, ChunkFormat(k, bits), bias).payload)
+
+
+def said(sparse: Sparse, fmt: ChunkFormat) -> list[list[reference.Value]]:
+    """What travels: with one bit for a value no zeros, so those of an encoder may have stood elsewhere."""
+    return [[value for value in chunk if value.code or fmt.value_bits > 1] for chunk in values_of(sparse)]
 
 
 @pytest.mark.parametrize("vector", vectors("codec-1", "encode"))
 def test_the_vectors_are_encoded_and_decoded(vector: dict[str, Any], device: torch.device) -> None:
-    fmt, values = ChunkFormat(vector["k"]), chunks_of(vector["chunks"]).to(device)
+    fmt, values = ChunkFormat(vector["k"], vector["value_bits"]), chunks_of(vector["chunks"]).to(device)
     if not vector["valid"]:
         with pytest.raises(NotFiniteError, match="chunk 1"):
             encode(values, fmt, vector["level_bias"])
@@ -34,13 +49,13 @@ def test_the_vectors_are_encoded_and_decoded(vector: dict[str, Any], device: tor
     result = encode(values, fmt, vector["level_bias"])
     assert [bytes(row).hex() for row in result.payload.tolist()] == vector["payload"]
     decoded = decode(result.payload, fmt, len(vector["chunks"]))
-    assert values_of(decoded) == values_of(result.sent)
+    assert said(decoded, fmt) == said(result.sent, fmt)
     assert [[v.index, -v.code if v.negative else v.code] for v in values_of(decoded)[0][:8]] == vector["first_values"]
 
 
 @pytest.mark.parametrize("vector", vectors("codec-1", "decode"))
 def test_a_lie_is_refused_by_its_rule(vector: dict[str, Any], device: torch.device) -> None:
-    data, fmt = bytes.fromhex(vector["payload"]), ChunkFormat(vector["k"])
+    data, fmt = bytes.fromhex(vector["payload"]), ChunkFormat(vector["k"], vector["value_bits"])
     with pytest.raises(WireError) as lie:
         decode(data, fmt)
     assert lie.value.rule == vector["rule"]
@@ -56,34 +71,40 @@ def test_the_vectors_on_disk_are_what_the_reference_says() -> None:
 
 
 @settings(max_examples=60)
-@given(values=made_up_chunks, k=sizes, bias=biases)
-def test_the_bytes_are_those_of_the_reference(values: Tensor, k: int, bias: int) -> None:
-    expected = [reference.encode_chunk(patterns(row), k, bias) for row in values]
-    assert encoded(values, k, bias) == b"".join(expected)
+@given(values=made_up_chunks, k=sizes, bias=biases, bits=widths)
+def test_the_bytes_are_those_of_the_reference(values: Tensor, k: int, bias: int, bits: int) -> None:
+    expected = [reference.encode_chunk(patterns(row), k, bias, bits) for row in values]
+    assert encoded(values, k, bias, bits) == b"".join(expected)
 
 
 @settings(max_examples=60)
-@given(values=made_up_chunks, k=sizes, bias=biases)
-def test_what_is_decoded_is_what_was_sent(values: Tensor, k: int, bias: int) -> None:
-    result = encode(values, ChunkFormat(k), bias)
-    assert values_of(decode(as_bytes(result.payload), ChunkFormat(k), values.shape[0])) == values_of(result.sent)
+@given(values=made_up_chunks, k=sizes, bias=biases, bits=widths)
+def test_what_is_decoded_is_what_was_sent(values: Tensor, k: int, bias: int, bits: int) -> None:
+    fmt = ChunkFormat(k, bits)
+    result = encode(values, fmt, bias)
+    assert said(decode(as_bytes(result.payload), fmt, values.shape[0]), fmt) == said(result.sent, fmt)
 
 
 @st.composite
-def contents(draw: st.DrawFn) -> tuple[int, list[reference.Value]]:
-    """Any k values that a chunk can say, not only those an encoder would choose."""
-    k = draw(sizes)
+def contents(draw: st.DrawFn) -> tuple[ChunkFormat, bytes, list[reference.Value]]:
+    """Any k values that a chunk can say, not only those an encoder would choose, and the bytes that say them."""
+    k, bits = draw(sizes), draw(widths)
     rng = random.Random(draw(st.integers(0, 2**32)))
+    if bits == 1:
+        code, count = rng.randint(1, 255), rng.choice([0, 1, k // 2, k - 1, k])
+        some = [reference.Value(index, code, rng.random() < 0.5) for index in sorted(rng.sample(range(4096), count))]
+        data = reference.write_signs(some, k)
+        return ChunkFormat(k, 1), data, reference.read_chunk(data, k, 1)
     codes = [rng.randrange(256) for _ in range(2)] if draw(st.booleans()) else [0, rng.randrange(256)]
     chosen = [(rng.choice(codes), rng.random() < 0.5) for _ in range(k)]
     rows = zip(sorted(rng.sample(range(4096), k)), chosen, strict=True)
-    return k, [reference.Value(index, code, negative and code > 0) for index, (code, negative) in rows]
+    values = [reference.Value(index, code, negative and code > 0) for index, (code, negative) in rows]
+    return ChunkFormat(k), reference.write_chunk(values), values
 
 
 @given(content=contents())
-def test_all_that_can_be_said_is_said_in_one_way(content: tuple[int, list[reference.Value]]) -> None:
-    k, values = content
-    data, fmt = reference.write_chunk(values), ChunkFormat(k)
+def test_all_that_can_be_said_is_said_in_one_way(content: tuple[ChunkFormat, bytes, list[reference.Value]]) -> None:
+    fmt, data, values = content
     sparse = decode(data, fmt)
     assert values_of(sparse) == [values]
     assert as_bytes(pack(sparse.indices.long(), sparse.codes.long(), sparse.negative, fmt)) == data
@@ -91,16 +112,15 @@ def test_all_that_can_be_said_is_said_in_one_way(content: tuple[int, list[refere
 
 @given(content=contents(), flips=st.lists(st.integers(0, 10**6), min_size=1, max_size=3))
 def test_a_payload_with_flipped_bits_is_refused_or_says_something_else(
-    content: tuple[int, list[reference.Value]], flips: list[int]
+    content: tuple[ChunkFormat, bytes, list[reference.Value]], flips: list[int]
 ) -> None:
-    k, values = content
-    fmt = ChunkFormat(k)
-    word = int.from_bytes(reference.write_chunk(values), "little")
+    fmt, honest, _ = content
+    word = int.from_bytes(honest, "little")
     for flip in flips:
         word ^= 1 << flip % (8 * fmt.chunk_bytes)
     data = word.to_bytes(fmt.chunk_bytes, "little")
     try:
-        expected, rule = [reference.read_chunk(data, k)], None
+        expected, rule = [reference.read_chunk(data, fmt.k, fmt.value_bits)], None
     except reference.RefusedError as lie:
         expected, rule = [], str(lie)
     if rule:
@@ -113,13 +133,14 @@ def test_a_payload_with_flipped_bits_is_refused_or_says_something_else(
         assert as_bytes(pack(sparse.indices.long(), sparse.codes.long(), sparse.negative, fmt)) == data
 
 
-@given(data=st.binary(max_size=300), k=sizes)
-def test_garbage_is_refused_and_nothing_else_happens(data: bytes, k: int) -> None:
-    if len(data) % ChunkFormat(k).chunk_bytes:
+@given(data=st.binary(max_size=300), k=sizes, bits=widths)
+def test_garbage_is_refused_and_nothing_else_happens(data: bytes, k: int, bits: int) -> None:
+    fmt = ChunkFormat(k, bits)
+    if len(data) % fmt.chunk_bytes:
         with pytest.raises(WireError, match="codec-1/R1"):
-            decode(data, ChunkFormat(k))
+            decode(data, fmt)
     with pytest.raises(WireError, match="codec-1/R1"):
-        decode(data, ChunkFormat(k), chunks=1 + len(data) // ChunkFormat(k).chunk_bytes)
+        decode(data, fmt, chunks=1 + len(data) // fmt.chunk_bytes)
 
 
 def test_the_error_names_the_first_bad_chunk() -> None:
@@ -138,16 +159,29 @@ def test_k_64_takes_82_bytes_199_8_times_less_than_fp32() -> None:
 
 def test_the_split_is_the_best_of_all_and_the_wider_of_equal_ones() -> None:
     for k in range(codec.K_MIN, codec.K_MAX + 1):
-        fmt = ChunkFormat(k)
-        assert fmt.low_bits == reference.best_low_bits(k) <= 9
-        assert fmt.chunk_bytes == sum(reference.section_bytes(k)) == fmt.sections[-1].stop
+        for bits in (1, 2):
+            fmt = ChunkFormat(k, bits)
+            assert fmt.chunk_bytes == sum(reference.section_bytes(k, bits)) == fmt.sections[-1].stop
+        assert fmt.low_bits == (reference.best_low_bits(k) if k <= 1024 else 0) <= 9
         assert fmt.low_bytes + fmt.upper_bytes >= math.log2(math.comb(4096, k)) / 8
 
 
-@pytest.mark.parametrize("k", [7, 1025, 0, -8])
+def test_a_bit_map_is_shorter_exactly_where_it_is_used() -> None:
+    for k in range(codec.K_MIN, codec.K_MAX + 1):
+        coded = sum(-(-size // 8) for size in reference.index_bits(k, reference.best_low_bits(k)))
+        assert (coded > 4096 // 8) == ChunkFormat(k).is_map
+
+
+@pytest.mark.parametrize("k", [7, 2049, 0, -8])
 def test_another_k_is_refused(k: int) -> None:
-    with pytest.raises(ValueError, match=r"8\.\.1024"):
+    with pytest.raises(ValueError, match=r"8\.\.2048"):
         ChunkFormat(k)
+
+
+@pytest.mark.parametrize("bits", [0, 3])
+def test_another_number_of_bits_is_refused(bits: int) -> None:
+    with pytest.raises(ValueError, match=r"1\.\.2"):
+        ChunkFormat(64, bits)
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("laplace", 0.213), ("student", 0.268)])
@@ -193,12 +227,13 @@ def test_threads_do_not_change_the_bytes(threads: int) -> None:
     assert encoded(values, 64) == b"".join(encoded(values[i : i + 1], 64) for i in range(values.shape[0]))
 
 
-@pytest.mark.parametrize("k", [8, 64, 1000])
-def test_devices_do_not_change_the_bytes(k: int, device: torch.device) -> None:
+@pytest.mark.parametrize("bits", [1, 2])
+@pytest.mark.parametrize("k", [8, 64, 1000, 1500])
+def test_devices_do_not_change_the_bytes(k: int, bits: int, device: torch.device) -> None:
     values = torch.cat([made_up(kind, 6, chunks=2) for kind in ("normal", "heavy", "few", "ties", "wide", "subnormal")])
-    payload = encode(values.to(device), ChunkFormat(k), 32).payload
+    payload = encode(values.to(device), ChunkFormat(k, bits), 32).payload
     assert payload.device.type == device.type
-    assert as_bytes(payload) == encoded(values, k)
+    assert as_bytes(payload) == encoded(values, k, bits=bits)
 
 
 def test_shapes_and_dtypes_that_are_not_chunks_are_our_own_mistake() -> None:

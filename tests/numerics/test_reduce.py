@@ -16,17 +16,17 @@ from p2pnet.numerics.codec import ChunkFormat, as_bytes, decode, dequantise, enc
 from p2pnet.numerics.levels import LEVEL_MAX, LEVELS
 from p2pnet.numerics.reduce import clip_factors, reduce_leaf, reduce_part, squared_norm
 from tests.numerics import reference
-from tests.numerics.samples import KINDS, made_up
+from tests.numerics.samples import KINDS, made_up, widths
 from tests.vectors import vectors
 
 
-def payload(values: Tensor, k: int = 64) -> bytes:
-    return as_bytes(encode(values, ChunkFormat(k), 32).payload)
+def payload(values: Tensor, k: int = 64, bits: int = 2) -> bytes:
+    return as_bytes(encode(values, ChunkFormat(k, bits), 32).payload)
 
 
 @pytest.mark.parametrize("vector", vectors("reduce-1", "reduce"))
 def test_the_vectors_hold(vector: dict[str, Any], device: torch.device) -> None:
-    fmt, fmt_out = ChunkFormat(vector["k"]), ChunkFormat(vector["k_result"])
+    fmt, fmt_out = (ChunkFormat(vector[k], vector["value_bits"]) for k in ("k", "k_result"))
     slices = [torch.tensor(list(bytes.fromhex(text)), dtype=torch.uint8, device=device) for text in vector["slices"]]
     result = reduce_part(slices, vector["weights"], vector["total_weight"], fmt, fmt_out)
     assert result.clips == vector["clips"]
@@ -38,16 +38,21 @@ def test_the_vectors_hold(vector: dict[str, Any], device: torch.device) -> None:
     kinds=st.lists(st.sampled_from(KINDS), min_size=1, max_size=5),
     seed=st.integers(0, 2**32),
     k=st.sampled_from([8, 13, 64]),
-    k_out=st.sampled_from([8, 26, 128]),
+    k_out=st.sampled_from([8, 26, 128, 1100]),
     absent=st.integers(0, 20),
+    bits=widths,
 )
-def test_the_result_is_that_of_python_integers(kinds: list[str], seed: int, k: int, k_out: int, absent: int) -> None:
+def test_the_result_is_that_of_python_integers(
+    kinds: list[str], seed: int, k: int, k_out: int, absent: int, bits: int
+) -> None:
     rng = random.Random(seed)
-    slices = [payload(made_up(kind, seed + i, scale=rng.choice([1e-3, 2e-3, 1.0])), k) for i, kind in enumerate(kinds)]
+    scales = [rng.choice([1e-3, 2e-3, 1.0]) for _ in kinds]
+    updates = [made_up(kind, seed + i, scale=scale) for i, (kind, scale) in enumerate(zip(kinds, scales, strict=True))]
+    slices = [payload(update, k, bits) for update in updates]
     weights = [rng.randint(1, 8) for _ in slices]
     total = sum(weights) + absent
-    result = reduce_part(slices, weights, total, ChunkFormat(k), ChunkFormat(k_out))
-    assert (result.output, result.clips) == reference.reduce(slices, weights, total, k, k_out)
+    result = reduce_part(slices, weights, total, ChunkFormat(k, bits), ChunkFormat(k_out, bits))
+    assert (result.output, result.clips) == reference.reduce(slices, weights, total, k, k_out, bits)
 
 
 @given(norms=st.lists(st.one_of(st.just(0), st.integers(1, 10), st.integers(1, 2**90)), min_size=1, max_size=9))
@@ -68,10 +73,10 @@ def test_the_median_is_the_lower_one_of_the_norms_that_are_not_zero() -> None:
     assert clip_factors([1, 1, 256**2 + 1]) == [256, 256, 0]
 
 
-@given(seed=st.integers(0, 2**32), k=st.sampled_from([8, 13, 64, 100]))
-def test_the_norm_is_exact(seed: int, k: int) -> None:
-    data = payload(made_up("heavy", seed, 3), k)
-    assert squared_norm(data, ChunkFormat(k)) == reference.norm2(data, k)
+@given(seed=st.integers(0, 2**32), k=st.sampled_from([8, 13, 64, 100, 1100]), bits=widths)
+def test_the_norm_is_exact(seed: int, k: int, bits: int) -> None:
+    data = payload(torch.cat([made_up("heavy", seed, 2), made_up("few", seed)]), k, bits)
+    assert squared_norm(data, ChunkFormat(k, bits)) == reference.norm2(data, k, bits)
 
 
 def six_members(chunks: int = 2) -> list[bytes]:

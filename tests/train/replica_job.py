@@ -99,7 +99,9 @@ class Rank:
 
 def other(payload_of: int = 9) -> bytes:
     """What another peer sent: an update of the same table."""
-    learner = Learner(Net(0), k=8, k_result=16, level_bias=CONFIG.codec.level_bias, alpha_ppm=1, beta_ppm=1)
+    learner = Learner(
+        Net(0), k=8, k_result=16, value_bits=CONFIG.codec.value_bits, level_bias=32, alpha_ppm=1, beta_ppm=1
+    )
     generator = torch.Generator().manual_seed(payload_of)
     with torch.no_grad():
         for p in learner.replica.trained.values():
@@ -111,7 +113,7 @@ def alone(*results: br.Outcome) -> str:
     """The state of one process that applied the same results."""
     manifest = CONFIG
     learner = Learner(
-        Net(0), k=8, k_result=16, level_bias=manifest.codec.level_bias,
+        Net(0), k=8, k_result=16, value_bits=manifest.codec.value_bits, level_bias=manifest.codec.level_bias,
         alpha_ppm=round(manifest.outer.alpha * 1e6), beta_ppm=round(manifest.outer.beta * 1e6),
     )  # fmt: skip
     for one in results:
