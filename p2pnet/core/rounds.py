@@ -47,7 +47,7 @@ DECISIONS_PER_ROUND = 3
 ASK_EVERY_S = 0.5  # to one peer, and answers to one peer
 ASKED_AT_ONCE = 4  # peers that a stalled one asks each time it wakes
 RESEND_MAX_S = 5.0
-AWAIT_NEWCOMER_ROUNDS = 2  # rounds that wait for a peer that is there and was in no roster yet
+AWAIT_NEWCOMER_ROUNDS = 2  # whole rounds that wait for a peer that is there and was in no roster yet
 TICK_MIN_S = 0.01  # ticks come no faster than this, whatever a deadline says
 PEERS_MAX = 4096  # rows of what is remembered about peers
 
@@ -231,7 +231,7 @@ class Rounds:
         if peer in self.up and peer not in self._here:
             self._here.add(peer)
             if peer not in self._expected:
-                self._newcomers.setdefault(peer, 0)
+                self._newcomers.setdefault(peer, -1)  # this round, of which it had a part only, does not count
             self._look_around()
 
     def _see_down(self, peer: PeerId) -> None:

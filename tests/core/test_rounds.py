@@ -160,12 +160,12 @@ def test_the_next_tick_is_never_in_the_past() -> None:
     assert now_s > 60  # a quiet peer is woken a few times a second at most
 
 
-def test_a_newcomer_is_waited_for_from_its_first_word_on_and_for_two_rounds() -> None:
+def test_a_newcomer_is_waited_for_from_its_first_word_on_and_for_two_whole_rounds() -> None:
     found, newcomer = rounds(), peer(77)
     found.handle(PeerUp(newcomer), 0.0)
     assert newcomer not in found.round.newcomers  # connected: perhaps it still fetches the state
     number = 0
-    for expected in (False, False, True, True, False):
+    for expected in (False, False, True, True, True, False):  # its first word is said in mid-round
         if expected and newcomer not in found.round.newcomers:
             found.handle(Heard(newcomer, Ask(SWARM, number, 0)), 1.0)
         assert (newcomer in found.round.newcomers) is expected, number
