@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from p2pnet.config import Codec
 from p2pnet.numerics.codec import ChunkFormat, as_bytes, decode, encode
 from p2pnet.numerics.levels import LEVEL_BIAS_DEFAULT
 from p2pnet.numerics.outer import apply_result
@@ -34,7 +35,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(1)
-    formats = ChunkFormat(options.k), ChunkFormat(2 * options.k)
+    codec = Codec(options.k)
+    formats = ChunkFormat(codec.k, codec.value_bits), ChunkFormat(codec.k_result, codec.value_bits)
     share = CHUNKS // options.peers  # what this peer reduces of everybody's payload
     draw = torch.distributions.Laplace(0.0, 1e-3)
     updates = [draw.sample((CHUNKS if peer == 0 else share, 4096)) for peer in range(options.peers)]
