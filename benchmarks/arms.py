@@ -276,4 +276,4 @@ def run(bench: Bench, arm: Arm, say: Callable[[str], None] = lambda _text: None)
 
 def learner_chunks(model: nn.Module) -> int:
     """Chunks of 4096 values that a model's parameters are cut into."""
-    return Learner(model, k=64, k_result=64, level_bias=0, alpha_ppm=0, beta_ppm=0).chunks
+    return Learner(model, k=64, k_result=64, value_bits=1, level_bias=0, alpha_ppm=0, beta_ppm=0).chunks

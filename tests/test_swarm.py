@@ -291,7 +291,7 @@ def test_a_damaged_learner_file_says_what_to_do(tmp_path: Path, damage: bytes | 
         assert other
         from p2pnet.train.learner import Learner
 
-        learner = Learner(nn.Linear(3, 3), k=8, k_result=16, level_bias=32, alpha_ppm=1, beta_ppm=1)
+        learner = Learner(nn.Linear(3, 3), k=8, k_result=16, value_bits=2, level_bias=32, alpha_ppm=1, beta_ppm=1)
         learner.save(tmp_path / LEARNER_NAME, {"round": "0"})
     else:
         loop.swarm.close()

@@ -69,7 +69,7 @@ class Learner:
         *,
         k: int,
         k_result: int,
-        value_bits: int = 2,
+        value_bits: int,
         level_bias: int,
         alpha_ppm: int,
         beta_ppm: int,

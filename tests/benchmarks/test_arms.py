@@ -58,7 +58,7 @@ def test_one_local_step_averaged_densely_is_one_step_of_that_peer(bench: Bench) 
 def test_a_peers_bytes_are_those_of_the_manifests_payload_and_result(bench: Bench) -> None:
     arm = Arm(peers=4, h=5, k=64)
     config = SwarmConfig(Swarm("bytes", created_unix_s=1), TINY, codec=Codec(64))
-    learner = Learner(bench.model, k=64, k_result=128, level_bias=0, alpha_ppm=0, beta_ppm=0)
+    learner = Learner(bench.model, k=64, k_result=128, value_bits=1, level_bias=0, alpha_ppm=0, beta_ppm=0)
     manifest = make_manifest(config, learner.replica.table(), b"", Identity.generate(), 1)
     sizes = codec_sizes(manifest.message)
     both = sizes.payload_bytes + sizes.result_bytes

@@ -36,7 +36,7 @@ def saved(home: Path) -> Saved:
     folder = home / "s" / "swarm"
     model = ByteTransformer(**SIZES)
     create(SwarmConfig(Swarm("mine"), BytesLmTask("bytes-lm", **SIZES)), model, state_dir=folder)
-    learner = Learner(model, k=128, k_result=256, level_bias=32, alpha_ppm=1_000_000, beta_ppm=950_000)
+    learner = Learner(model, k=128, k_result=256, value_bits=1, level_bias=32, alpha_ppm=1_000_000, beta_ppm=950_000)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(0.01)
@@ -53,7 +53,7 @@ def test_what_is_exported_loads_into_plain_pytorch_and_is_what_all_peers_have(ru
     assert "mine at the beginning of round 2" in done.out
     model = ByteTransformer(**SIZES)
     model.load_state_dict(load_file("model.safetensors"), strict=False)  # as the help says
-    again = Learner(model, k=128, k_result=256, level_bias=32, alpha_ppm=0, beta_ppm=0)
+    again = Learner(model, k=128, k_result=256, value_bits=1, level_bias=32, alpha_ppm=0, beta_ppm=0)
     assert again.state_sha256() == saved.learner.state_sha256()
 
 

@@ -54,7 +54,8 @@ PAGES = {
     "round": (rounds.MESSAGES, "round-1"),
     "swarm": (manifest.MESSAGES, "swarm-1"),
 }
-FORMATS = tuple(ChunkFormat(k) for k in (8, 13, 64, 1024))
+FORMATS = tuple(ChunkFormat(k, bits) for bits in (2, 1) for k in (8, 13, 64, 1024, 1100))
+SLICES = ((ChunkFormat(8, 2), ChunkFormat(13, 2)), (ChunkFormat(8, 1), ChunkFormat(13, 1)))  # of members, of the result
 LEDGER_ROUNDS = 12
 PEER = b"12D3KooWGRYZDHBembyGJQqQ6WgLqJWYNjnECJwGBnCg8vbCeo8F"
 LINK = b"p2pnet://" + b"ab" * 32 + b"?bootstrap=/ip4/1.2.3.4/tcp/1/p2p/" + PEER
@@ -165,7 +166,8 @@ def read_chunks(data: bytes) -> None:
 
 def reduce_slices(data: bytes) -> None:
     """Slices of three members, one of them honest: a result that decodes, or the word that one of them is malformed."""
-    fmt_in, fmt_out, chunks = FORMATS[0], FORMATS[1], 2
+    (fmt_in, fmt_out), chunks = SLICES[data[0] % len(SLICES)] if data else SLICES[0], 2
+    data = data[1:]
     size = fmt_in.payload_bytes(chunks)
     honest = as_bytes(
         pack_chunks(
@@ -189,10 +191,12 @@ def chunk_seeds() -> tuple[bytes, ...]:
 
 
 def slice_seeds() -> tuple[bytes, ...]:
-    """Two slices of two chunks each, one after the other."""
-    size = FORMATS[0].chunk_bytes
-    found = [data for data in vector_bytes("codec-1", "reduce-1") if len(data) == size]
-    return tuple((one * 2 + other * 2) for one in found for other in found[:4])
+    """Two slices of two chunks each, one after the other, for both numbers of bits."""
+    seeds: list[bytes] = []
+    for which, (fmt, _) in enumerate(SLICES):
+        found = [data for data in vector_bytes("codec-1", "reduce-1") if len(data) == fmt.chunk_bytes]
+        seeds += [bytes([which]) + one * 2 + other * 2 for one in found for other in found[:4]]
+    return tuple(seeds)
 
 
 # The daemon, addresses, keys ----------------------------------------------------------------------------------------
@@ -307,7 +311,7 @@ def a_learner() -> Learner:
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(0.5)
-    return Learner(model, k=8, k_result=16, level_bias=32, alpha_ppm=1_000_000, beta_ppm=950_000)
+    return Learner(model, k=8, k_result=16, value_bits=1, level_bias=32, alpha_ppm=1_000_000, beta_ppm=950_000)
 
 
 def read_safetensors(data: bytes) -> None:

@@ -38,7 +38,9 @@ def make_net(seed: int = 0) -> Net:
 
 
 def make_learner(net: nn.Module, beta_ppm: int = int(BETA * 1e6)) -> Learner:
-    return Learner(net, k=K, k_result=K_RESULT, level_bias=LEVEL_BIAS_DEFAULT, alpha_ppm=1_000_000, beta_ppm=beta_ppm)
+    return Learner(
+        net, k=K, k_result=K_RESULT, value_bits=2, level_bias=LEVEL_BIAS_DEFAULT, alpha_ppm=1_000_000, beta_ppm=beta_ppm
+    )
 
 
 @torch.no_grad()

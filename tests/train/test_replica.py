@@ -22,7 +22,7 @@ Make = Callable[[], nn.Module]
 
 
 def make_learner(model: nn.Module) -> Learner:
-    return Learner(model, k=K, k_result=K_RESULT, level_bias=32, alpha_ppm=1_000_000, beta_ppm=950_000)
+    return Learner(model, k=K, k_result=K_RESULT, value_bits=2, level_bias=32, alpha_ppm=1_000_000, beta_ppm=950_000)
 
 
 class Tied(nn.Module):

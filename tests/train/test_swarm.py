@@ -33,6 +33,7 @@ class Peer:
             self.task.model,
             k=FORMAT.k,
             k_result=FORMAT_RESULT.k,
+            value_bits=FORMAT.value_bits,
             level_bias=LEVEL_BIAS_DEFAULT,
             alpha_ppm=1_500_000,
             beta_ppm=950_000,
