@@ -18,7 +18,7 @@ PYTEST_FLAGS ?=
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt hatch_build.py p2pnet/numerics/native.cpp
 	@test -n "$(PYTHON)" || { echo "make: no Python of 3.11 or newer found; say PYTHON=/path/to/python" >&2; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt $(TORCH_FLAGS) torch

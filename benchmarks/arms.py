@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from p2pnet.config import AdamW, BytesLmTask, Codec, Muon
-from p2pnet.manifests import chunk_bytes
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.reduce import LEAF_CHUNKS, reduce_part
 from p2pnet.train.learner import Learner
 from p2pnet.train.optimizer import InnerOptimizer
@@ -103,8 +102,8 @@ class Arm:
         """
         others = (self.peers - 1) / self.peers
         if self.method == "p2pnet":
-            payload = chunk_bytes(self.k, self.value_bits)
-            both = chunks * (payload + chunk_bytes(self.codec().k_result, self.value_bits))
+            payload = ChunkFormat(self.k, self.value_bits).chunk_bytes
+            both = chunks * (payload + ChunkFormat(self.codec().k_result, self.value_bits).chunk_bytes)
             audit = (self.peers - 1) * min(LEAF_CHUNKS, chunks) * payload  # a leaf of everybody else's, recomputed
             return (others * both + audit + CONTROL_BYTES) / self.h
         ring = 2 * others * 4 * params

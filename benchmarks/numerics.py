@@ -18,7 +18,8 @@ from typing import Any
 import torch
 
 from p2pnet.config import Codec
-from p2pnet.numerics.codec import ChunkFormat, as_bytes, decode, encode
+from p2pnet.numerics.codec import as_bytes, decode, encode
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.levels import LEVEL_BIAS_DEFAULT
 from p2pnet.numerics.outer import apply_result
 from p2pnet.numerics.reduce import reduce_part
@@ -40,9 +41,9 @@ def main() -> None:
     share = CHUNKS // options.peers  # what this peer reduces of everybody's payload
     draw = torch.distributions.Laplace(0.0, 1e-3)
     updates = [draw.sample((CHUNKS if peer == 0 else share, 4096)) for peer in range(options.peers)]
-    sent = [as_bytes(encode(each[:share], formats[0], LEVEL_BIAS_DEFAULT).payload) for each in updates]
+    sent = [as_bytes(encode(each[:share], formats[0], LEVEL_BIAS_DEFAULT)) for each in updates]
     theta = torch.zeros(CHUNKS, 4096)
-    result = encode(updates[0], formats[1], LEVEL_BIAS_DEFAULT).payload
+    result = encode(updates[0], formats[1], LEVEL_BIAS_DEFAULT)
     weights = [8] * options.peers
     steps: dict[str, Callable[[], Any]] = {
         "topk": lambda: updates[0].abs().topk(options.k, dim=1, sorted=False),

@@ -10,6 +10,7 @@ from typing import Final
 from p2pnet.config import BytesLmTask, CustomTask, SwarmConfig
 from p2pnet.errors import ConfigError, WireError
 from p2pnet.identity import Identity, verify
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.train.options import write_options
 from p2pnet.wire.manifest import PPM, Codec, Manifest, Option, ParameterRow, Policy, open_manifest
 from p2pnet.wire.signing import Signed, sign_message
@@ -17,8 +18,6 @@ from p2pnet.wire.signing import Signed, sign_message
 ACCESS_OPEN: Final = "open"
 KEY_NAME: Final = "peer.key"  # in a state directory: who this machine is
 FOLDER_CHARS: Final = 16  # of the swarm's id in hex: enough to tell apart the swarms of one machine
-CHUNK_BITS: Final = 12  # codec-1, as in numerics.codec, which needs torch; a test compares the sizes
-K_WORD_MAX: Final = 1024  # the same
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,8 +72,10 @@ def make_manifest(
 def codec_sizes(manifest: Manifest) -> Sizes:
     """Return what the updates of a swarm weigh (protocols/codec-1.md, Layout)."""
     chunks = manifest.chunks
-    payload_bytes = chunks * chunk_bytes(manifest.codec.k, manifest.codec.value_bits)
-    result_bytes = chunks * chunk_bytes(manifest.codec.k_result, manifest.codec.value_bits)
+    codec = manifest.codec
+    payload_bytes, result_bytes = (
+        ChunkFormat(k, codec.value_bits).payload_bytes(chunks) for k in (codec.k, codec.k_result)
+    )
     return Sizes(chunks, payload_bytes, result_bytes, 4 * manifest.params / payload_bytes)
 
 
@@ -87,14 +88,6 @@ def needed_bytes(manifest: Manifest, keep_results: int) -> int:
     tensors_bytes = 4 * manifest.params * (1 + 2 * (2 + 2) + 4)
     results = max(keep_results, 3 * manifest.policy.snapshot_rounds)
     return tensors_bytes + (results + 2) * codec_sizes(manifest).result_bytes + (2 << 20)
-
-
-def chunk_bytes(k: int, value_bits: int) -> int:
-    """Return the bytes of an encoded chunk that carries k of 4096 values: 82 for k = 64 and two bits."""
-    widths = range(CHUNK_BITS + 1)
-    coded = min(_bit_bytes(k * low) + _bit_bytes(k + (1 << (CHUNK_BITS - low))) for low in widths)
-    indices = coded if k <= K_WORD_MAX else _bit_bytes(1 << CHUNK_BITS)
-    return indices + value_bits * (_bit_bytes(k) + 1)
 
 
 def swarm_folder(state_dir: Path, swarm: bytes) -> Path:
@@ -126,7 +119,3 @@ def _policy(config: SwarmConfig) -> Policy:
         snapshot_rounds=policy.snapshot_rounds,
         overlap=0,
     )
-
-
-def _bit_bytes(bits: int) -> int:
-    return -(-bits // 8)

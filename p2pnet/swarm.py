@@ -24,7 +24,7 @@ from p2pnet.node import bridge as br
 from p2pnet.node.bulk import payload_tree
 from p2pnet.node.runner import Node
 from p2pnet.node.snapshots import state_path
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.opening import OnEvent, Opening
 from p2pnet.relay import Relay
 from p2pnet.train.assignment import Assignment
@@ -320,7 +320,7 @@ class Swarm:
             if outcome.void:
                 self.learner.void()
             else:
-                self.learner.apply(outcome.decoded or outcome.result, outcome.named)
+                self.learner.apply(outcome.result, outcome.named)
             self._next_round += 1
         self._relay.tell(br.Applied(outcome.round_id, loss))
         if self._file.is_overdue(self._next_round):

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from p2pnet.config import AdamW, BytesLmTask, Codec, CustomTask, Outer, Policy, Swarm, SwarmConfig, Training
 from p2pnet.errors import ConfigError
 from p2pnet.identity import Identity, verify
-from p2pnet.manifests import chunk_bytes, codec_sizes, make_manifest, swarm_folder
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.manifests import codec_sizes, make_manifest, swarm_folder
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.layout import Layout
 from p2pnet.train.options import read_inner, read_task
 from p2pnet.wire.manifest import Codec as WireCodec
@@ -86,13 +86,6 @@ def test_a_model_of_ones_own_says_what_it_is_and_how_large_its_batch() -> None:
         "description": "speech from noise",
     }
     assert manifest.policy.round_samples == 7 * 16
-
-
-def test_a_chunk_weighs_what_the_codec_says_for_every_k() -> None:
-    for bits in (1, 2):
-        assert [chunk_bytes(k, bits) for k in range(8, 2049)] == [
-            ChunkFormat(k, bits).chunk_bytes for k in range(8, 2049)
-        ]
 
 
 @given(shapes=st.lists(st.lists(st.integers(1, 130), max_size=3), min_size=1, max_size=8))

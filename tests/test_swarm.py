@@ -30,7 +30,7 @@ from p2pnet.net.libp2p import open_libp2p_host
 from p2pnet.node import bridge as br
 from p2pnet.node.content import Content
 from p2pnet.node.runner import KEY_NAME
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.swarm import Swarm, join
 from p2pnet.train.savefile import LEARNER_NAME

@@ -139,7 +139,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
     training = (
         f"{policy['h_steps']} steps or {seconds['window']}, {policy['round_samples']} samples for the full weight"
     )
-    how = "sign only" if codec["value_bits"] == 1 else "two levels"
+    how = {1: "sign only", 2: "two levels", 3: "four levels"}[codec["value_bits"]]
     packing = f"k {codec['k']} of 4096, result {codec['k_result']}, {how}, level bias {codec['level_bias']}"
     smaller = f"{facts['compression_vs_fp32']:.1f}x less than fp32"
     groups = f"groups of up to {policy['group_size_max']}, reducers at least {policy['reducers_min']}"

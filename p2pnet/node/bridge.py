@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import trio
 
@@ -14,9 +13,6 @@ from p2pnet.errors import NetworkError, P2pnetError
 from p2pnet.wire.manifest import Manifest
 from p2pnet.wire.merkle import Tree
 from p2pnet.wire.signing import Signed
-
-if TYPE_CHECKING:
-    from p2pnet.numerics.codec import Sparse  # needs torch; whoever opens a swarm does not
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +41,6 @@ class Outcome:
     void: bool
     result: bytes  # all parts in order; empty when void
     named: tuple[bool, ...] | None  # by leaf, whether my slice is among the inputs; None: I took no part
-    decoded: Sparse | None = field(default=None, compare=False)  # what the result says, where that is known already
 
 
 @dataclass(frozen=True, slots=True)

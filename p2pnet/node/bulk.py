@@ -15,7 +15,7 @@ from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host, Stream
 from p2pnet.node.reducing import open_output, reduce_slices
 from p2pnet.node.views import ROSTER_WAIT_S, Piece, View, Views
-from p2pnet.numerics.codec import ChunkFormat, Sparse, join
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.reduce import reduce_leaf
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, decode, encode
@@ -59,7 +59,6 @@ class Bulk:
         self._report, self._blame, self._stored = report, blame, stored
         self._payloads: dict[int, tuple[bytes, merkle.Tree]] = {}  # by round
         self._outputs: dict[tuple[int, bytes], bytes] = {}  # round, root -> reduced bytes
-        self._decoded: dict[tuple[int, bytes], Sparse] = {}  # the same of rounds that are not over: what they say
         self.views = Views(round_id)
         self._cpu = trio.CapacityLimiter(1)  # one reduction at a time, beside the training
         self._hashing = trio.CapacityLimiter(1)
@@ -80,7 +79,6 @@ class Bulk:
         oldest = self.views.oldest
         self._payloads = {r: kept for r, kept in self._payloads.items() if r >= oldest}
         self._outputs = {key: data for key, data in self._outputs.items() if key[0] >= oldest}
-        self._decoded = {key: values for key, values in self._decoded.items() if key[0] > decided}
 
     def output(self, round_id: int, root: bytes) -> bytes | None:
         """The reduced bytes with this root, if they are held."""
@@ -90,12 +88,6 @@ class Bulk:
     def outputs(self, round_id: int, roots: tuple[bytes, ...]) -> Mapping[bytes, bytes]:
         """Those of these parts that are in memory, by root."""
         return {root: data for root in roots if (data := self._outputs.get((round_id, root))) is not None}
-
-    def decoded(self, round_id: int, roots: tuple[bytes, ...]) -> Sparse | None:
-        """What these parts say, one after the other; None when it is not in memory."""
-        parts = [self._decoded.get((round_id, root)) for root in roots]
-        found = [part for part in parts if part is not None]
-        return join(found) if found and len(found) == len(parts) else None
 
     # What the core wants --------------------------------------------------------------------------------------------
 
@@ -160,9 +152,6 @@ class Bulk:
             root = merkle.root(await self._hash(output, self._out))
             self._outputs[effect.round, root] = output
             self._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
-            _, values = await self._open(output)  # the others do not wait for this
-            if isinstance(values, Sparse):
-                self._keep_decoded(effect.round, root, values)
 
     def answer(self, effect: ev.Answer) -> None:
         """Let everybody who waits for this part have it."""
@@ -341,20 +330,15 @@ class Bulk:
         Whose signature is under the root of malformed ones has lied, as such a result could not be applied; who only
         passes the bytes on has not.
         """
-        found, values = await self._open(data)
+        found, flaw = await self._beside(open_output, data, self._out)
         if found != root:
             return OTHER_ROOT
-        if isinstance(values, WireError) or len(data) != self._size(part, self._out):
-            log.warning("a reduced part of round %d is malformed: %s", round_id, values)
+        if flaw is not None or len(data) != self._size(part, self._out):
+            log.warning("a reduced part of round %d is malformed: %s", round_id, flaw or f"{len(data)} bytes")
             return MALFORMED
         if round_id >= self.views.oldest:
             self._outputs.setdefault((round_id, root), data)
-            self._keep_decoded(round_id, root, values)
         return None
-
-    def _keep_decoded(self, round_id: int, root: bytes, values: Sparse) -> None:
-        if round_id > self.views.decided:
-            self._decoded[round_id, root] = values
 
     async def _hash(self, data: bytes, fmt: ChunkFormat) -> list[bytes]:
         """The hashes of the leaves of a part; of a large one beside the loop, as it may take a second."""
@@ -362,9 +346,6 @@ class Bulk:
         if len(data) <= HASH_BYTES_MAX:
             return merkle.payload_leaves(data, leaf_bytes)
         return await trio.to_thread.run_sync(merkle.payload_leaves, data, leaf_bytes, limiter=self._hashing)
-
-    async def _open(self, output: bytes) -> tuple[bytes, Sparse | WireError]:
-        return await self._beside(open_output, output, self._out)
 
     async def _beside(self, work: Callable[[Unpack[Args]], T], *args: *Args) -> T:
         """Do tensor work in a thread beside the loop, and beside the training: one at a time."""

@@ -17,7 +17,7 @@ from p2pnet.node import bridge as br
 from p2pnet.node.download import Download
 from p2pnet.node.history import History
 from p2pnet.node.snapshots import Snapshot, Snapshots, state_path
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import encode
 from p2pnet.wire.exchange import GetOutput

@@ -28,7 +28,7 @@ from p2pnet.node.history import count_rounds, decision_of, entry_of, open_commit
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
 from p2pnet.node.snapshots import Snapshots
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import encode
 from p2pnet.wire.manifest import Manifest
@@ -241,8 +241,7 @@ class Peer:
             named[start:stop] = [accepted] * (stop - start)
         result = b"".join(part for part in parts if part is not None)
         mine = tuple(named) if any(named) else None
-        decoded = self.bulk.decoded(decide.round, decide.roots)
-        return br.Outcome(decide.round, decide.after.lineage, False, result, mine, decoded)
+        return br.Outcome(decide.round, decide.after.lineage, False, result, mine)
 
     def _decisions(self, start: int) -> list[Decision]:
         return [decision_of(entry) for entry in self._ledger.entries(start, start + SERVE_MAX)]

@@ -8,7 +8,8 @@ from p2pnet.core.events import Exchange
 from p2pnet.core.parts import CHUNKS_PER_LEAF
 from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
-from p2pnet.numerics.codec import ChunkFormat, Sparse, decode
+from p2pnet.numerics.codec import check
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.wire import merkle
 
@@ -37,19 +38,14 @@ def reduce_slices(
 
 def find_flaw(data: bytes, fmt: ChunkFormat) -> WireError | None:
     """Return what is wrong with the chunks of a slice, None when nothing is."""
-    leaf_bytes = fmt.payload_bytes(CHUNKS_PER_LEAF)
     try:
-        for start in range(0, len(data), leaf_bytes):  # a leaf at a time: decoded it takes more memory
-            decode(data[start : start + leaf_bytes], fmt)
+        check(data, fmt)
     except WireError as error:
         return error
     return None
 
 
-def open_output(output: bytes, fmt: ChunkFormat) -> tuple[bytes, Sparse | WireError]:
-    """Return the root over a reduced part, 32 bytes, and what the part says."""
+def open_output(output: bytes, fmt: ChunkFormat) -> tuple[bytes, WireError | None]:
+    """Return the root over a reduced part, 32 bytes, and what is wrong with the part, None when nothing is."""
     root = merkle.root(merkle.payload_leaves(output, fmt.payload_bytes(CHUNKS_PER_LEAF)))
-    try:
-        return root, decode(output, fmt)
-    except WireError as error:
-        return root, error
+    return root, find_flaw(output, fmt)

@@ -7,10 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-
-def bit_bytes(bits: int) -> int:
-    """Return how many bytes hold so many bits."""
-    return (bits + 7) // 8
+from p2pnet.numerics.formats import bit_bytes
 
 
 def pack_bits(bits: Tensor) -> Tensor:

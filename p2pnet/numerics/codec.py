@@ -1,30 +1,26 @@
-"""The chunk codec: k signed values of 4096, at one or two levels, in a fixed number of bytes: protocols/codec-1.md.
+"""The chunk codec: k signed values of 4096, at few levels, in a fixed number of bytes. Contract: protocols/codec-1.md.
 
 Selection, levels and packing are integer arithmetic on the bit patterns of the fp32 values, so that every machine,
-device and number of threads sends the same bytes for the same accumulator.
+device and number of threads sends the same bytes for the same accumulator. On a CPU native.py does the work where it
+can; the torch code here is the reference, the fallback, and what names the rule that a payload breaks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cache
 from typing import Final, TypeAlias
 
 import torch
 from torch import Tensor
 
 from p2pnet.errors import NotFiniteError, WireError
-from p2pnet.numerics.bits import bit_bytes, count_bits, pack_bits, pack_fields, unpack_bits, unpack_fields
+from p2pnet.numerics import native
+from p2pnet.numerics.bits import count_bits, pack_bits, pack_fields, unpack_bits, unpack_fields
+from p2pnet.numerics.formats import CHUNK_BITS, CHUNK_VALUES, ChunkFormat
 from p2pnet.numerics.levels import CODES, LEVELS, check_bias, level_integers, nearest_codes
 from p2pnet.numerics.selection import fill_up, largest_indices, levels_of
-
-CHUNK_VALUES: Final = 4096
-CHUNK_BITS: Final = 12  # an index fits 12 bits
-K_MIN: Final = 8
-K_MAX: Final = 2048
-K_WORD_MAX: Final = 1024  # over it a bit map of all 4096 is shorter than two sections of indices
-VALUE_BITS_MAX: Final = 2
 
 Payload: TypeAlias = Tensor | bytes | bytearray | memoryview
 
@@ -35,82 +31,12 @@ _SHIFT_MIN: Final = -25  # below, a 24-bit magnitude is under half of the smalle
 _SHIFT_MAX: Final = 36  # above, any magnitude but 0 is beyond the largest level: code 255
 
 
-@dataclass(frozen=True)
-class ChunkFormat:
-    """The layout of one encoded chunk: low index bits, upper index word, signs, magnitude bits, levels.
-
-    Indices are Elias-Fano coded (Elias 1974, Fano 1971): `low_bits` low bits of each index as they are, the rest as the
-    position of the i-th one in a word of k + 2^(12 - low_bits) bits, at (index >> low_bits) + i. Over 1024 of them the
-    word is a bit map. With one bit for a value, its sign, a chunk carries at most k values at one level, zeros not.
-    """
-
-    k: int  # values of 4096 that a chunk carries, 8..2048
-    value_bits: int = 2  # 1: the sign alone
-
-    def __post_init__(self) -> None:
-        if not K_MIN <= self.k <= K_MAX:
-            raise ValueError(f"k is {self.k}, allowed are {K_MIN}..{K_MAX}")
-        if not 1 <= self.value_bits <= VALUE_BITS_MAX:
-            raise ValueError(f"value_bits is {self.value_bits}, allowed are 1..{VALUE_BITS_MAX}")
-
-    @property
-    def is_map(self) -> bool:
-        """Whether the upper word has a bit for each index."""
-        return self.k > K_WORD_MAX
-
-    @cached_property
-    def low_bits(self) -> int:
-        """The width of the low fields with the fewest index bytes; the wider one of two that are equal; 0 in a map."""
-        if self.is_map:
-            return 0
-        return min(range(CHUNK_BITS, -1, -1), key=lambda width: sum(_index_bytes(self.k, width)))
-
-    @cached_property
-    def low_bytes(self) -> int:
-        """Size of the section of low fields."""
-        return bit_bytes(self.k * self.low_bits)
-
-    @cached_property
-    def upper_bytes(self) -> int:
-        """Size of the upper word."""
-        return CHUNK_VALUES // 8 if self.is_map else _index_bytes(self.k, self.low_bits)[1]
-
-    @cached_property
-    def value_bytes(self) -> int:
-        """Size of the section of signs, and of that of magnitude bits where there is one."""
-        return bit_bytes(self.k)
-
-    @cached_property
-    def chunk_bytes(self) -> int:
-        """Size of one encoded chunk: 82 for k = 64 and two bits."""
-        return self.low_bytes + self.upper_bytes + self.value_bits * (self.value_bytes + 1)
-
-    @cached_property
-    def sections(self) -> tuple[slice, slice, slice, slice, slice]:
-        """Where the low fields, the upper word, the signs, the magnitude bits and the levels are in a chunk."""
-        first = self.low_bytes
-        second = first + self.upper_bytes
-        third = second + self.value_bytes
-        fourth = self.chunk_bytes - self.value_bits
-        return (
-            slice(0, first),
-            slice(first, second),
-            slice(second, third),
-            slice(third, fourth),
-            slice(fourth, self.chunk_bytes),
-        )
-
-    def payload_bytes(self, chunks: int) -> int:
-        """Return the size of so many encoded chunks."""
-        return chunks * self.chunk_bytes
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class Sparse:
     """The values that a payload or a result carries, k of each chunk, in the order of their indices.
 
-    indices: (chunks, k) int16, rising, 0..4095.   codes: (chunks, k) uint8, at most two different in a chunk
-    (levels.py).   negative: (chunks, k) bool, False where the code is 0.
+    indices: (chunks, k) int16, rising, 0..4095.   codes: (chunks, k) uint8, in a chunk no more different ones
+    than it has levels (levels.py).   negative: (chunks, k) bool, False where the code is 0.
     """
 
     indices: Tensor
@@ -127,19 +53,11 @@ class Sparse:
         return table.index_select(0, entries.view(-1)).view(entries.shape)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Encoded:
-    """What one peer sends in a round: payload, (chunks, chunk_bytes) uint8, and what it says."""
-
-    payload: Tensor
-    sent: Sparse
-
-
-def encode(a: Tensor, fmt: ChunkFormat, level_bias: int) -> Encoded:
+def encode(a: Tensor, fmt: ChunkFormat, level_bias: int) -> Tensor:
     """Encode the k largest magnitudes of each chunk; the lower index is the larger of two equal ones.
 
     a: (chunks, 4096) float32, the accumulator, finite, contiguous.   level_bias: 0..129.
-    returns: payload (chunks, fmt.chunk_bytes) uint8 and the values it carries, both on the device of `a`.
+    returns: (chunks, fmt.chunk_bytes) uint8, on the device of `a`: `as_bytes` makes bytes of it.
     Raises `NotFiniteError` where `a` holds a NaN or infinity; nothing is returned then.
     """
     check_bias(level_bias)
@@ -147,31 +65,30 @@ def encode(a: Tensor, fmt: ChunkFormat, level_bias: int) -> Encoded:
         raise ValueError(f"expected contiguous float32 of shape (chunks, {CHUNK_VALUES}), got {a.dtype} {a.shape}")
     chunks = a.shape[0]
     payload = torch.empty((chunks, fmt.chunk_bytes), dtype=torch.uint8, device=a.device)
-    sent = _empty_sparse(chunks, fmt.k, a.device)
+    if native.usable(a):
+        if (bad := native.encode(a, fmt, level_bias, payload)) >= 0:
+            raise NotFiniteError(f"chunk {bad} holds a NaN or infinity")
+        return payload
     scratch: Tensor | None = None  # kept over the blocks, as fresh memory costs more than the arithmetic on it
     for block in chunk_blocks(chunks, a.device):
         bits = a[block].view(torch.int32)
         scratch = torch.empty_like(bits) if scratch is None else scratch[: bits.shape[0]]
         magnitude_bits = torch.bitwise_and(bits, _MAGNITUDE_BITS, out=scratch)
         indices = largest_indices(magnitude_bits, fmt.k)
-        codes, negative = _quantise(bits.gather(1, indices), fmt.value_bits, level_bias, block.start)
-        sent.indices[block] = indices
-        sent.codes[block] = codes
-        sent.negative[block] = negative
+        codes, negative = _quantise(bits.gather(1, indices), fmt, level_bias, block.start)
         payload[block] = pack(indices, codes, negative, fmt)
-    return Encoded(payload, sent)
+    return payload
 
 
 def pack(indices: Tensor, codes: Tensor, negative: Tensor, fmt: ChunkFormat) -> Tensor:
     """Lay out the values of chunks as bytes: the one encoding that `decode` accepts for them.
 
-    indices: (chunks, k) int64, rising.   codes: (chunks, k) int64, at most two different in a chunk, and with one bit
-    for a value at most one that is not 0.   negative: (chunks, k) bool, False where the code is 0.
+    indices: (chunks, k) int64, rising.   codes: (chunks, k) int64, of no more different ones in a chunk than it has
+    levels; with one bit for a value at most one that is not 0.   negative: (chunks, k) bool, False where the code is 0.
     returns: (chunks, fmt.chunk_bytes) uint8.
     """
     chunks, device, width = indices.shape[0], indices.device, 8 * fmt.upper_bytes
-    low, upper, signs, magnitudes, levels = fmt.sections
-    pair = torch.stack(torch.aminmax(codes, dim=1), dim=1)
+    low, upper, signs, selectors, levels = fmt.sections
     places = indices >> fmt.low_bits
     fields = indices & ((1 << fmt.low_bits) - 1)
     if fmt.value_bits == 1 and bool((codes == 0).any()):  # zeros do not travel: the others move up
@@ -190,9 +107,11 @@ def pack(indices: Tensor, codes: Tensor, negative: Tensor, fmt: ChunkFormat) -> 
     payload[:, low] = pack_fields(fields, fmt.low_bits)
     payload[:, upper] = pack_bits(word[:, :width])
     payload[:, signs] = pack_bits(negative)
+    table = _used_levels(codes, fmt)
     if fmt.value_bits > 1:
-        payload[:, magnitudes] = pack_bits(codes > pair[:, :1])
-    payload[:, levels] = pair[:, -fmt.value_bits :].to(torch.uint8)
+        chosen = (codes.unsqueeze(2) > table[:, None, :-1]).sum(2)  # (chunks, k): how many levels are under it
+        payload[:, selectors] = pack_fields(chosen, fmt.selector_bits)
+    payload[:, levels] = table.to(torch.uint8)
     return payload
 
 
@@ -214,19 +133,19 @@ def decode(payload: Payload, fmt: ChunkFormat, chunks: int | None = None, first_
     return sparse
 
 
-def join(parts: Sequence[Sparse]) -> Sparse:
-    """Return what the parts of a payload carry as one, in their order."""
-    return Sparse(
-        torch.cat([part.indices for part in parts]),
-        torch.cat([part.codes for part in parts]),
-        torch.cat([part.negative for part in parts]),
-    )
+def check(payload: Payload, fmt: ChunkFormat, chunks: int | None = None) -> None:
+    """Raise the `WireError` that `decode` would; return nothing where it would return something."""
+    data = as_chunks(payload, fmt, chunks)
+    if native.usable(data) and native.is_valid(data, fmt):
+        return
+    for block in chunk_blocks(data.shape[0], data.device, values=8 * fmt.k):
+        _unpack(data[block], fmt, block.start)
 
 
 def dequantise(sparse: Sparse, level_bias: int) -> Tensor:
     """Return the values of a payload. returns: (chunks, k) float32, exact: every level is a float32 number."""
     check_bias(level_bias)
-    return sparse.look_up(_value_table(level_bias, sparse.codes.device))
+    return sparse.look_up(value_table(level_bias, sparse.codes.device))
 
 
 def as_chunks(payload: Payload, fmt: ChunkFormat, chunks: int | None = None) -> Tensor:
@@ -261,7 +180,14 @@ def chunk_blocks(chunks: int, device: torch.device, values: int = CHUNK_VALUES) 
         yield slice(start, min(start + step, chunks))
 
 
-def _quantise(chosen: Tensor, value_bits: int, level_bias: int, first_chunk: int) -> tuple[Tensor, Tensor]:
+@cache
+def value_table(level_bias: int, device: torch.device) -> Tensor:
+    """Return (512,) float32: the value of each code, then its negative."""
+    values = [level * 2.0**-level_bias for level in LEVELS]
+    return torch.tensor(values + [-value for value in values], dtype=torch.float32, device=device)
+
+
+def _quantise(chosen: Tensor, fmt: ChunkFormat, level_bias: int, first_chunk: int) -> tuple[Tensor, Tensor]:
     """Return codes (int64) and signs of the chosen values of a block. chosen: (rows, k) int32, fp32 patterns."""
     chosen_bits = chosen & _MAGNITUDE_BITS
     top = chosen_bits.amax(1, keepdim=True)  # NaN and infinity rank above all numbers
@@ -275,18 +201,14 @@ def _quantise(chosen: Tensor, value_bits: int, level_bias: int, first_chunk: int
     # One unit of a magnitude is 2^shift level units. Every shift below keeps under 2^62.
     shift = (top_exponent.to(torch.int64) - 150 + level_bias).clamp(_SHIFT_MIN, _SHIFT_MAX)
     up, down = shift.clamp(min=0), (-shift).clamp(min=0)
-    codes = nearest_codes((((levels_of(magnitudes, value_bits) * 2) << up) + (1 << down) - 1) >> down)
-    if value_bits == 1:
-        codes = torch.where(magnitudes > 0, codes, 0)
-    else:
-        is_high = ((magnitudes * 2) << up) > (level_integers(codes).sum(1, keepdim=True) << down)
-        codes = torch.where(is_high, codes[:, 1:], codes[:, :1])
+    levels = nearest_codes((((levels_of(magnitudes, fmt.levels) * 2) << up) + (1 << down) - 1) >> down)
+    codes = nearest_levels((magnitudes * 2) << up, levels, lambda sums: sums << down)
     return codes, (chosen < 0) & (codes > 0)
 
 
 def _unpack(data: Tensor, fmt: ChunkFormat, first_chunk: int) -> tuple[Tensor, Tensor, Tensor]:
     """Return indices (int32), codes (uint8) and signs (bool) of a block, or raise. data: (rows, chunk_bytes) uint8."""
-    low, upper, signs, magnitudes, levels = (data[:, section] for section in fmt.sections)
+    low, upper, signs, selectors, levels = (data[:, section] for section in fmt.sections)
     rows, k, width = data.shape[0], fmt.k, 8 * fmt.upper_bytes
     places = unpack_bits(upper).view(-1).nonzero().view(-1)
     row, order = (torch.arange(count, dtype=torch.int32, device=data.device) for count in (rows, k))
@@ -304,24 +226,22 @@ def _unpack(data: Tensor, fmt: ChunkFormat, first_chunk: int) -> tuple[Tensor, T
         high.sub_(order)
     padding = high[:, -1] >> (CHUNK_BITS - fmt.low_bits)  # ones in the padding of the upper word
     indices = high.bitwise_left_shift_(fmt.low_bits).bitwise_or_(unpack_fields(low, k, fmt.low_bits))
-    sign_bits, magnitude_bits = unpack_bits(signs), unpack_bits(magnitudes)
-    if spare := k % 8:
-        padding = padding | (signs[:, -1] >> spare)
-        if fmt.value_bits > 1:
-            padding = padding | (magnitudes[:, -1] >> spare)
-    if spare := fmt.low_bits * k % 8:
-        padding = padding | (low[:, -1] >> spare)
+    negative = unpack_bits(signs).view(torch.bool)[:, :k]
+    for section, bits in ((signs, k), (selectors, fmt.selector_bits * k), (low, fmt.low_bits * k)):
+        if bits % 8:
+            padding = padding | (section[:, -1] >> bits % 8)
     _refuse(padding != 0, "codec-1/R3", "padding that is not zero", first_chunk)
     _refuse(indices[:, 1:] <= indices[:, :-1], "codec-1/R4", "indices that do not rise", first_chunk)
-    is_high, negative = (bits.view(torch.bool)[:, :k] for bits in (magnitude_bits, sign_bits))
     if fmt.value_bits == 1:
         _refuse(levels[:, 0] == 0, *_UNUSED, first_chunk)
         return indices, levels.expand(rows, k), negative
-    ones = count_bits(magnitudes)
-    first, second = levels[:, 0], levels[:, 1]
-    bad = (first > second) | torch.where(first == second, ones > 0, (ones == 0) | (ones == k))
-    _refuse(bad, "codec-1/R5", "levels out of order, equal with magnitude bits set, or one of two unused", first_chunk)
-    codes = torch.where(is_high, levels[:, 1:], levels[:, :1])
+    chosen = unpack_fields(selectors, k, fmt.selector_bits).to(torch.int64)
+    used = torch.zeros((rows, fmt.levels), dtype=torch.bool, device=data.device).scatter_(1, chosen, True)
+    rises = levels[:, 1:] > levels[:, :-1]  # a level that is used is over the one before it, any other equals it
+    bad = (levels[:, 1:] < levels[:, :-1]) | (rises != used[:, 1:])
+    _refuse(bad | ~used[:, :1], "codec-1/R5", "levels out of order, said twice, or without a value", first_chunk)
+    _refuse(used[:, 2:] & ~used[:, 1:-1], "codec-1/R5", "levels with a gap", first_chunk)
+    codes = levels.gather(1, chosen)
     _refuse(negative & (codes == 0), "codec-1/R6", "a negative zero", first_chunk)
     return indices, codes, negative
 
@@ -342,7 +262,7 @@ def _unpack_some(
     high = places - row * (8 * fmt.upper_bytes)
     if not fmt.is_map:
         high -= order
-    is_free = torch.arange(8 * fmt.value_bytes, device=device) >= counts.unsqueeze(1)
+    is_free = torch.arange(8 * fmt.sign_bytes, device=device) >= counts.unsqueeze(1)
     padding = (sign_bits & is_free).any(1) | ((fields != 0) & is_free[:, :k]).any(1)
     padding.index_put_((row[(high >> (CHUNK_BITS - fmt.low_bits)) > 0],), torch.tensor(True, device=device))
     if spare := fmt.low_bits * k % 8:
@@ -361,6 +281,34 @@ def _unpack_some(
     return indices, torch.where(is_here, levels, 0), negative
 
 
+def nearest_levels(doubled: Tensor, codes: Tensor, scaled: Callable[[Tensor], Tensor]) -> Tensor:
+    """Return for each value the nearest of the levels that its chunk says, the lower one of two that are equally near.
+
+    doubled: (rows, k) int64, twice the magnitudes.   codes: (rows, levels) int64, never falling.   scaled: turns
+    sums of two levels, int64, into what `doubled` counts in.   returns: (rows, k) int64, codes; with one level 0 for
+    what is zero.
+    """
+    if codes.shape[1] == 1:
+        return torch.where(doubled > 0, codes, 0)
+    levels = level_integers(codes)
+    edges = scaled(levels[:, 1:] + levels[:, :-1])
+    found = codes[:, :1].expand(doubled.shape)
+    for number in range(codes.shape[1] - 1):
+        found = torch.where(doubled > edges[:, number, None], codes[:, number + 1, None], found)
+    return found
+
+
+def _used_levels(codes: Tensor, fmt: ChunkFormat) -> Tensor:
+    """Return the different codes of each chunk, rising, the last one again in what is left: (rows, fmt.levels)."""
+    if fmt.value_bits == 1:
+        return codes.amax(1, keepdim=True)
+    found = [codes.amin(1, keepdim=True)]
+    for _ in range(fmt.levels - 2):
+        above = torch.where(codes > found[-1], codes, CODES).amin(1, keepdim=True)
+        found.append(torch.where(above < CODES, above, found[-1]))
+    return torch.cat([*found, codes.amax(1, keepdim=True)], dim=1)
+
+
 def _refuse(bad: Tensor, rule: str, what: str, first_chunk: int) -> None:
     """Raise `WireError` where a chunk of the block is bad. bad: (rows,) or (rows, values) bool."""
     if bool(bad.any()):
@@ -374,15 +322,3 @@ def _empty_sparse(chunks: int, k: int, device: torch.device) -> Sparse:
         torch.empty((chunks, k), dtype=torch.uint8, device=device),
         torch.empty((chunks, k), dtype=torch.bool, device=device),
     )
-
-
-def _index_bytes(k: int, low_bits: int) -> tuple[int, int]:
-    """Return the sizes of the low fields and of the upper word."""
-    return bit_bytes(k * low_bits), bit_bytes(k + (1 << (CHUNK_BITS - low_bits)))
-
-
-@cache
-def _value_table(level_bias: int, device: torch.device) -> Tensor:
-    """Return (512,) float32: the value of each code, then its negative."""
-    values = [level * 2.0**-level_bias for level in LEVELS]
-    return torch.tensor(values + [-value for value in values], dtype=torch.float32, device=device)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
 import torch
 from torch import Tensor
 
-from p2pnet.numerics.codec import CHUNK_VALUES, Sparse, chunk_blocks, dequantise
+from p2pnet.numerics import native
+from p2pnet.numerics.codec import Sparse, chunk_blocks, dequantise
+from p2pnet.numerics.formats import CHUNK_VALUES
 
-PPM = 1_000_000
+PPM: Final = 1_000_000
+_AT_A_TIME: Final = 1 << 20  # values
 
 
 def accumulate(e: Tensor, delta: Tensor, beta_ppm: int, out: Tensor | None = None) -> Tensor:
@@ -18,12 +22,29 @@ def accumulate(e: Tensor, delta: Tensor, beta_ppm: int, out: Tensor | None = Non
     e, delta: float32 of one shape; beta is the float32 nearest to beta_ppm / 10^6, 0..10^6.   out: may be `e`.
     Two kernels, since one might round only once (a fused multiply-add) and not everywhere.
     """
-    if not 0 <= beta_ppm <= PPM:
-        raise ValueError(f"beta_ppm is {beta_ppm}, allowed are 0..{PPM}")
     if e.dtype != torch.float32 or delta.dtype != torch.float32:
         raise ValueError(f"expected float32, got {e.dtype} and {delta.dtype}")
-    beta = torch.tensor(beta_ppm / PPM, dtype=torch.float32).item()
-    return torch.mul(e, beta, out=out).add_(delta)
+    return torch.mul(e, _beta(beta_ppm), out=out).add_(delta)
+
+
+def add_change(e: Tensor, start: Tensor, local: Tensor, scale: float, beta_ppm: int) -> None:
+    """Make e in place into a = beta * e + (start - local) * scale, each operation rounded to float32.
+
+    e, start: float32, contiguous, of one size, on one device.   local: the parameter, of any float dtype and device; it
+    began at `start` rounded to its dtype, and its change is measured from there.   scale: a float32 number.
+    Needs no more than a few MB beside its arguments.
+    """
+    local = local.detach()
+    if local.dtype == torch.float32 and native.usable(e, start, local):
+        native.accumulate(e, start, local, _beta(beta_ppm), scale)
+        return
+    flat, begin, end = e.view(-1), start.view(-1), local.reshape(-1)
+    wide = torch.promote_types(local.dtype, torch.float32)
+    for at in range(0, flat.numel(), _AT_A_TIME):
+        piece = slice(at, at + _AT_A_TIME)
+        moved = begin[piece].to(local.dtype).to(wide) - end[piece].to(e.device, wide)
+        delta = moved.to(torch.float32)
+        accumulate(flat[piece], delta.mul_(scale) if scale != 1.0 else delta, beta_ppm, out=flat[piece])
 
 
 def accepted(sent: Sparse, result: Sparse, named: Tensor) -> Tensor:
@@ -63,3 +84,10 @@ def residual(a: Tensor, sent: Sparse, taken: Tensor, level_bias: int, out: Tenso
     # The subtraction is rounded once; where nothing was taken, 0 is subtracted, which changes no bit.
     values = torch.where(taken, dequantise(sent, level_bias), 0.0)
     return e.scatter_(1, indices, a.gather(1, indices) - values)
+
+
+def _beta(beta_ppm: int) -> float:
+    """Return the float32 number nearest to beta_ppm / 10^6."""
+    if not 0 <= beta_ppm <= PPM:
+        raise ValueError(f"beta_ppm is {beta_ppm}, allowed are 0..{PPM}")
+    return torch.tensor(beta_ppm / PPM, dtype=torch.float32).item()

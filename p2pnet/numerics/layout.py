@@ -14,7 +14,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
-from p2pnet.numerics.codec import CHUNK_VALUES
+from p2pnet.numerics.formats import CHUNK_VALUES
 
 _DIFFERENCES_NAMED: Final = 5  # in one error message
 

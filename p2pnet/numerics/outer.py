@@ -2,16 +2,50 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Final
 
 import torch
 from torch import Tensor
 
-from p2pnet.numerics.codec import CHUNK_VALUES, ChunkFormat, Payload, Sparse, chunk_blocks, decode
-from p2pnet.numerics.feedback import PPM
+from p2pnet.numerics import native
+from p2pnet.numerics.codec import Payload, Sparse, as_chunks, check, chunk_blocks, decode, value_table
+from p2pnet.numerics.feedback import PPM, accepted, residual
+from p2pnet.numerics.formats import CHUNK_VALUES, ChunkFormat
 from p2pnet.numerics.levels import LEVELS, check_bias
 
 ALPHA_PPM_MAX: Final = 1 << 32  # as wide as the manifest's field
+
+
+def take_over(
+    theta: Tensor,
+    a: Tensor,
+    result: Payload,
+    sent: Tensor | None,
+    named: Tensor,
+    formats: tuple[ChunkFormat, ChunkFormat],
+    level_bias: int,
+    alpha_ppm: int,
+) -> None:
+    """End a round in place: `apply_result` to theta, and `residual` to `a`, of what the result holds of my payload.
+
+    theta, a: (chunks, 4096) float32.   sent: (chunks, chunk_bytes) uint8, what was encoded from `a`; None: nothing, and
+    then `a` stays.   named: (chunks,) bool, as for `accepted`.   formats: of the result, of my payload.
+    Raises `WireError` for a malformed result; then nothing has changed.
+    """
+    fmt_result, fmt = formats
+    data = as_chunks(result, fmt_result, theta.shape[0]).to(theta.device).contiguous()
+    steps = _step_table(level_bias, alpha_ppm, theta.device)
+    if native.usable(theta, a, data, named) and (sent is None or native.usable(sent)):
+        check(data, fmt_result)
+        values = value_table(level_bias, theta.device)
+        native.apply(theta, a, data, fmt_result, steps, sent, fmt, values, named)
+        return
+    decided = decode(data, fmt_result)
+    if sent is not None:
+        mine = decode(sent, fmt)
+        residual(a, mine, accepted(mine, decided, named.to(theta.device)), level_bias, out=a)
+    apply_result(theta, decided, fmt_result, level_bias, alpha_ppm)
 
 
 def apply_result(
@@ -41,6 +75,7 @@ def apply_result(
         theta[block].scatter_(1, indices, after)
 
 
+@cache
 def _step_table(level_bias: int, alpha_ppm: int, device: torch.device) -> Tensor:
     """Return (512,) float64: alpha * u for the level of each code, then for its negative, rounded once."""
     check_bias(level_bias)

@@ -19,18 +19,11 @@ import torch
 from torch import Tensor
 
 from p2pnet.errors import WireError
-from p2pnet.numerics.bits import count_bits
-from p2pnet.numerics.codec import (
-    CHUNK_VALUES,
-    ChunkFormat,
-    Payload,
-    as_bytes,
-    as_chunks,
-    chunk_blocks,
-    decode,
-    pack,
-)
-from p2pnet.numerics.levels import CODES, LEVELS, level_integers, nearest_codes
+from p2pnet.numerics import native
+from p2pnet.numerics.bits import count_bits, unpack_fields
+from p2pnet.numerics.codec import Payload, as_bytes, as_chunks, chunk_blocks, decode, nearest_levels, pack
+from p2pnet.numerics.formats import CHUNK_VALUES, ChunkFormat
+from p2pnet.numerics.levels import CODES, LEVELS, nearest_codes
 from p2pnet.numerics.selection import largest_among, largest_indices, levels_of
 
 CLIP_ONE: Final = 256  # the clip factor that leaves a slice as it is
@@ -87,13 +80,15 @@ def squared_norm(piece: Payload, fmt: ChunkFormat) -> int:
     piece: as for `reduce_part`; its indices are not looked at.
     """
     data = as_chunks(piece, fmt)
-    _, upper, _, magnitudes, levels = (data[:, section] for section in fmt.sections)
-    high = count_bits(upper if fmt.value_bits == 1 else magnitudes)
+    _, upper, _, selectors, levels = (data[:, section] for section in fmt.sections)
     codes = levels.to(torch.int64)
     histogram = torch.zeros(CODES, dtype=torch.int64, device=data.device)
-    histogram.index_add_(0, codes[:, -1], high)
-    if fmt.value_bits > 1:
-        histogram.index_add_(0, codes[:, 0], fmt.k - high)
+    if fmt.value_bits == 1:
+        histogram.index_add_(0, codes[:, 0], count_bits(upper))
+    else:
+        planes = unpack_fields(selectors, fmt.k, fmt.selector_bits)
+        for number in range(fmt.levels):
+            histogram.index_add_(0, codes[:, number], (planes == number).sum(1))
     counts: list[int] = histogram.tolist()
     return sum(count * level * level for count, level in zip(counts, LEVELS, strict=True))
 
@@ -119,8 +114,11 @@ def _reduce(
 ) -> bytes:
     _check_factors(len(data), weights, clips, total_weight, fmt_out)
     chunks, device = data[0].shape[0], data[0].device
-    tables = [_signed_levels(device) * (weight * clip) for weight, clip in zip(weights, clips, strict=True)]
+    factors = [weight * clip for weight, clip in zip(weights, clips, strict=True)]
     output = torch.empty((chunks, fmt_out.chunk_bytes), dtype=torch.uint8, device=device)
+    if native.usable(*data) and native.reduce(data, factors, CLIP_ONE * total_weight, fmt_in, fmt_out, output):
+        return as_bytes(output)
+    tables = [_signed_levels(device) * factor for factor in factors]
     for block in chunk_blocks(chunks, device):
         sums = torch.zeros((block.stop - block.start, CHUNK_VALUES), dtype=torch.int64, device=device)
         named: list[Tensor] = []
@@ -145,12 +143,8 @@ def _encode_sums(sums: Tensor, named: Tensor | None, divisor: int, fmt: ChunkFor
     indices = largest_indices(sums.abs(), fmt.k) if named is None else largest_among(sums, named, fmt.k)
     chosen = sums.gather(1, indices)
     magnitudes = chosen.abs()
-    codes = nearest_codes((levels_of(magnitudes, fmt.value_bits) * 2 + (divisor - 1)) // divisor)
-    if fmt.value_bits == 1:
-        codes = torch.where(magnitudes > 0, codes, 0)
-    else:
-        is_high = magnitudes * 2 > level_integers(codes).sum(1, keepdim=True) * divisor
-        codes = torch.where(is_high, codes[:, 1:], codes[:, :1])
+    levels = nearest_codes((levels_of(magnitudes, fmt.levels) * 2 + (divisor - 1)) // divisor)
+    codes = nearest_levels(magnitudes * 2, levels, lambda sums: sums * divisor)
     return pack(indices, codes, (chosen < 0) & (codes > 0), fmt)
 
 

@@ -73,37 +73,53 @@ def fill_up(chosen: Tensor, k: int) -> Tensor:
 
 
 def levels_of(magnitudes: Tensor, count: int) -> Tensor:
-    """Return one level for each row, the mean of what is not zero, rounded down, or the two of `lloyd_levels`.
+    """Return the levels of each row: the mean of what is not zero, rounded down, or those of `lloyd_levels`.
 
-    magnitudes: (rows, k) int64, none negative, sums under 2^63.   count: 1 or 2.   returns: (rows, count) int64.
+    magnitudes: (rows, k) int64, none negative, sums under 2^63.   count: 1, 2 or 4.
+    returns: (rows, count) int64, never falling.
     """
+    return lloyd_levels(magnitudes, count) if count > 1 else _mean_of_some(magnitudes).unsqueeze(1)
+
+
+def lloyd_levels(magnitudes: Tensor, count: int) -> Tensor:
+    """Return the levels of each row by Lloyd's algorithm, 4 passes, means rounded down. As `levels_of`; count: 2 or 4.
+
+    Two levels start from (minimum, maximum); four from these two and from what lies halfway between them and the least
+    and the largest value. A value belongs to the next level where it is strictly nearer to it; a level without values
+    stays. In a row that holds a zero the lowest level stays zero, since nothing may move what nobody sent, and the
+    other one starts from the mean of what is not zero: from the maximum it would stay there, with all that is under
+    half of it at zero.
+    """
+    least, most = torch.aminmax(magnitudes, dim=1)
+    some_zero = least == 0
+    high = torch.where(some_zero, _mean_of_some(magnitudes), most)
+    levels = _lloyd_passes(magnitudes, torch.stack([least, high], dim=1), some_zero)
     if count == 2:
-        return torch.stack(lloyd_levels(magnitudes), dim=1)
-    return magnitudes.sum(1, keepdim=True) // (magnitudes > 0).sum(1, keepdim=True).clamp(min=1)
+        return levels
+    low, high = levels.unbind(1)
+    first, second = torch.where(some_zero, 0, (least + low) // 2), torch.where(some_zero, high // 2, low)
+    return _lloyd_passes(magnitudes, torch.stack([first, second, high, (high + most) // 2], dim=1), some_zero)
 
 
-def lloyd_levels(magnitudes: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the two levels of each row: Lloyd's algorithm, 4 passes from (minimum, maximum), means rounded down.
-
-    magnitudes: (rows, k) int64, none negative, sums under 2^63.   returns: low <= high, each (rows,) int64.
-
-    A value belongs to the high level where it is strictly nearer to it. In a row that holds a zero the low level stays
-    zero, since nothing may move what nobody sent, and the high one starts from the mean of the others: from the maximum
-    it would stay there, with all that is under half of it at zero.
-    """
+def _lloyd_passes(magnitudes: Tensor, levels: Tensor, some_zero: Tensor) -> Tensor:
     k = magnitudes.shape[1]
-    low, high = torch.aminmax(magnitudes, dim=1)
-    some_zero = low == 0
     doubled, total = magnitudes * 2, magnitudes.sum(1)
-    high = torch.where(some_zero, total // (magnitudes > 0).sum(1).clamp(min=1), high)
     for _ in range(LLOYD_PASSES):
-        is_high = doubled > (low + high).unsqueeze(1)
-        high_count = is_high.sum(1)
-        high_total = (magnitudes * is_high).sum(1)
-        # The minimum is always low; the high side is empty only where all are equal, and then keeps its level.
-        low = torch.where(some_zero, 0, (total - high_total) // (k - high_count))
-        high = torch.where(high_count > 0, high_total // high_count.clamp(min=1), high)
-    return low, high
+        edges = levels[:, 1:] + levels[:, :-1]
+        counts, totals = [torch.full_like(total, k)], [total]  # of what is over each edge, and over none
+        for number in range(edges.shape[1]):
+            is_over = doubled > edges[:, number, None]
+            counts.append(is_over.sum(1))
+            totals.append((magnitudes * is_over).sum(1))
+        count, sums = (torch.stack([*each, torch.zeros_like(total)], dim=1) for each in (counts, totals))
+        count, sums = count[:, :-1] - count[:, 1:], sums[:, :-1] - sums[:, 1:]
+        levels = torch.where(count > 0, sums // count.clamp(min=1), levels)
+        levels[:, 0] = torch.where(some_zero, 0, levels[:, 0])
+    return levels
+
+
+def _mean_of_some(magnitudes: Tensor) -> Tensor:
+    return magnitudes.sum(1) // (magnitudes > 0).sum(1).clamp(min=1)
 
 
 def _nonzero_places(mask: Tensor, few: bool) -> Tensor:

@@ -17,10 +17,12 @@ import torch
 from torch import Tensor, nn
 
 from p2pnet.errors import ConfigError, NotFiniteError
-from p2pnet.numerics.codec import ChunkFormat, Sparse, as_bytes, as_chunks, decode, encode, pack
-from p2pnet.numerics.feedback import PPM, accepted, accumulate, residual
+from p2pnet.numerics import native
+from p2pnet.numerics.codec import as_bytes, check, encode
+from p2pnet.numerics.feedback import PPM, accumulate, add_change
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.layout import Layout
-from p2pnet.numerics.outer import apply_result
+from p2pnet.numerics.outer import take_over
 from p2pnet.numerics.reduce import LEAF_CHUNKS
 from p2pnet.numerics.state import checksum, state_sha256
 from p2pnet.train.moments import PREFIX, Moments
@@ -83,6 +85,8 @@ class Learner:
         """
         if alpha_ppm < 0 or not 0 <= beta_ppm <= PPM:
             raise ValueError(f"alpha_ppm is {alpha_ppm}, beta_ppm is {beta_ppm} (0..{PPM})")
+        if (why := native.missing()) is not None:
+            log.warning("no CPU library (%s): torch does its work, with the same result, several times slower", why)
         self.replica = Replica(model, ranks)
         self._ranks = ranks
         self._format = ChunkFormat(k, value_bits)
@@ -97,7 +101,7 @@ class Learner:
         for name, whole in self.replica.read():
             theta[name].copy_(whole)
         self._e = self._layout.empty(device)  # (chunks, 4096) float32; from encode to apply or void it holds a
-        self._sent: Sparse | None = None  # what I sent of a
+        self._sent: Tensor | None = None  # my payload, of a: (chunks, payload bytes of one) uint8
         self._decayed = False  # whether beta was applied since the last decided result
 
     @property
@@ -148,31 +152,26 @@ class Learner:
         beta_ppm = PPM if self._decayed else self._beta_ppm
         theta, e = self._layout.views(self._theta), self._layout.views(self._e)
         for name, local in self.replica.read():
-            if not self._ranks.first:
-                continue
-            delta = _subtract(theta[name], local)
-            if steps != h_steps:
-                delta.mul_(scale)
-            accumulate(e[name], delta, beta_ppm, out=e[name])
+            if self._ranks.first:
+                add_change(e[name], theta[name], local.to(e[name].device), scale, beta_ppm)
         if not self._ranks.first:
             return Update(b"", 0)
         self._decayed = True
-        encoded = encode(self._e, self._format, self._level_bias)
-        self._sent = encoded.sent
-        return Update(as_bytes(encoded.payload), self.checksum())
+        self._sent = encode(self._e, self._format, self._level_bias)
+        return self.pending_update()
 
     def pending_update(self) -> Update:
         """Return the update whose round is not over once more, for a process that was stopped before it was."""
         if self._sent is None:
             raise ValueError("no update is pending")
-        return Update(as_bytes(self._pack(self._sent)), self.checksum())
+        return Update(as_bytes(self._sent), self.checksum())
 
     @torch.no_grad()
-    def apply(self, result: bytes | memoryview | Sparse, named: Sequence[bool] | None) -> None:
+    def apply(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
         """Take over a decided result: theta moves, e loses what was accepted of my update, the model is set to theta.
 
-        result: `result_bytes`, all parts in order, or what they say.   named: for each leaf whether its part's inputs
-        name me; None: none does. Without a pending update it says nothing. beta is applied once per decided result,
+        result: `result_bytes`, all parts in order.   named: for each leaf whether its part's inputs name me; None: none
+        does. Without a pending update it says nothing. beta is applied once per decided result,
         here when no `encode` did. Raises WireError for a malformed result; then nothing has changed.
         """
         if named is not None and len(named) != self.leaves:
@@ -181,20 +180,15 @@ class Learner:
             self._take_over(result, named)
         self._restore()
 
-    def _take_over(self, result: bytes | memoryview | Sparse, named: Sequence[bool] | None) -> None:
-        device = self._theta.device
-        if isinstance(result, Sparse):
-            decided = result.to(device)
-        else:
-            decided = decode(as_chunks(result, self._format_result, self.chunks).to(device), self._format_result)
-        if self._sent is not None and named is not None:
-            mine = torch.tensor(named, dtype=torch.bool, device=device).repeat_interleave(LEAF_CHUNKS)[: self.chunks]
-            residual(self._e, self._sent, accepted(self._sent, decided, mine), self._level_bias, out=self._e)
-        elif not self._decayed:
-            accumulate(self._e, torch.zeros((), device=device), self._beta_ppm, out=self._e)
+    def _take_over(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
+        mine = torch.tensor(named or [False], dtype=torch.bool).repeat_interleave(LEAF_CHUNKS)[: self.chunks]
+        sent = None if named is None else self._sent
+        formats, rates = (self._format_result, self._format), (self._level_bias, self._alpha_ppm)
+        take_over(self._theta, self._e, result, sent, mine, formats, *rates)
+        if not self._decayed:
+            accumulate(self._e, torch.zeros((), device=self._e.device), self._beta_ppm, out=self._e)
         self._sent = None
         self._decayed = False
-        apply_result(self._theta, decided, self._format_result, self._level_bias, self._alpha_ppm)
 
     def void(self) -> None:
         """End a round without a result: e = a, the model is set to theta. beta stays applied (once per result)."""
@@ -237,7 +231,7 @@ class Learner:
         if moments is not None:
             tensors |= moments.dump()
         if self._sent is not None:
-            tensors["payload"] = self._pack(self._sent)
+            tensors["payload"] = self._sent
         sums = f"{checksum(self._theta):016x} {checksum(self._e):016x}"
         own = {"format": FORMAT, "table": self._table_sha256(), "decayed": str(int(self._decayed)), "sums": sums}
         if clash := own.keys() & notes.keys():
@@ -266,11 +260,11 @@ class Learner:
         if metadata.pop("sums", "") != f"{checksum(tensors['theta']):016x} {checksum(tensors['e']):016x}":
             raise ConfigError(f"{path}: holds other values than were saved: damaged")
         try:
-            device = self._theta.device
-            sent = None if payload is None else decode(payload.to(device), self._format, self.chunks)
+            if payload is not None:
+                check(payload, self._format, self.chunks)
         except ValueError as error:
             raise ConfigError(f"{path}: the pending update is damaged: {error}") from error
-        self._sent = sent
+        self._sent = None if payload is None else payload.to(self._theta.device)
         self._theta.copy_(tensors["theta"])
         self._e.copy_(tensors["e"])
         self._decayed = metadata.pop("decayed", "0") == "1"
@@ -328,9 +322,6 @@ class Learner:
             read_whole(parameter)
         return self._ranks.share()
 
-    def _pack(self, sent: Sparse) -> Tensor:
-        return pack(sent.indices.long(), sent.codes.long(), sent.negative, self._format)
-
     def _restore(self) -> None:
         self.replica.write(self._layout.views(self._theta))
 
@@ -362,14 +353,3 @@ class _Masters(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._theta) + len(self._frozen)
-
-
-def _subtract(start: Tensor, local: Tensor) -> Tensor:
-    """Return start - local as a new float32 tensor. start: a view of theta; local: the parameter, of any float dtype.
-
-    The local model began at theta rounded to its dtype, and that is what its change is measured from.
-    """
-    if local.dtype == torch.float32:
-        return start - local.to(start.device)
-    wide = torch.promote_types(local.dtype, torch.float32)
-    return (start.to(local.dtype).to(wide) - local.to(start.device, wide)).to(torch.float32)

@@ -56,7 +56,7 @@ class Codec(Message):
     k: Annotated[int, Range(8, 2048)]  # values of 4096 that a payload chunk carries
     k_result: Annotated[int, Range(8, 2048)]  # the same of a result chunk
     level_bias: Annotated[int, Range(0, 129)]
-    value_bits: Annotated[int, Range(1, 2)]  # of a value: its sign, and with 2 which of two levels it is at
+    value_bits: Annotated[int, Range(1, 3)]  # of a value: its sign, and which of 1, 2 or 4 levels it is at
 
 
 @dataclass(frozen=True, slots=True)

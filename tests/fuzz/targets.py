@@ -30,9 +30,10 @@ from p2pnet.net.framing import FRAME_BYTES_MAX, decode_length, encode_length
 from p2pnet.net.host import split_addr
 from p2pnet.node.commands import POINTER_NAME, CommandSocket, ask_node
 from p2pnet.node.content import Content
-from p2pnet.numerics.codec import ChunkFormat, as_bytes
+from p2pnet.numerics.codec import as_bytes
 from p2pnet.numerics.codec import decode as decode_chunks
 from p2pnet.numerics.codec import pack as pack_chunks
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.schema import load_file
 from p2pnet.train.learner import Learner

@@ -25,7 +25,8 @@ from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
 from p2pnet.node.peer import Peer, Swarm
 from p2pnet.node.snapshots import Snapshots
-from p2pnet.numerics.codec import ChunkFormat, as_bytes, encode
+from p2pnet.numerics.codec import as_bytes, encode
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire.manifest import Codec, Manifest, ParameterRow, Policy, swarm_id
 from p2pnet.wire.signing import Signed, sign_message
 
@@ -46,7 +47,7 @@ def identity(number: int) -> Identity:
 def payload(seed: int, round_id: int = 0) -> bytes:
     """What a learner would send."""
     generator = torch.Generator().manual_seed(1000 * round_id + seed)
-    return as_bytes(encode(torch.randn(CHUNKS, 4096, generator=generator) / 100, FORMATS[0], LEVEL_BIAS).payload)
+    return as_bytes(encode(torch.randn(CHUNKS, 4096, generator=generator) / 100, FORMATS[0], LEVEL_BIAS))
 
 
 def manifest(founders: tuple[PeerId, ...], name: str = "tests", initial: bytes = b"\1" * 32) -> Signed[Manifest]:

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from p2pnet.numerics import native
+
 
 @pytest.fixture(params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 def device(request: pytest.FixtureRequest) -> torch.device:
@@ -14,6 +16,16 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     if request.param == "cuda" and not torch.cuda.is_available():
         pytest.skip("no CUDA device here")
     return torch.device(request.param)
+
+
+@pytest.fixture(params=["native", "torch"])
+def path(request: pytest.FixtureRequest) -> Iterator[str]:
+    """The CPU library, and the torch code that stands in for it: the same bytes out of both."""
+    if request.param == "native" and (why := native.missing()) is not None:
+        pytest.skip(f"no CPU library: {why}")
+    native.switch(request.param == "native")
+    yield str(request.param)
+    native.switch(True)
 
 
 @pytest.fixture(autouse=True)

@@ -30,7 +30,14 @@ def main() -> None:
 
 
 def all_cases() -> dict[str, dict[str, Case]]:
-    codec = {**dict(encoded()), **dict(refused()), **dict(refused_signs()), "levels": levels(), **dict(layouts())}
+    codec = {
+        **dict(encoded()),
+        **dict(refused()),
+        **dict(refused_signs()),
+        **dict(refused_selectors()),
+        "levels": levels(),
+        **dict(layouts()),
+    }
     reduce = {**dict(reductions()), **dict(steps())}
     return {
         page: {name: {"page": page, **case} for name, case in cases.items()}
@@ -74,6 +81,17 @@ def encoded() -> Iterator[tuple[str, Case]]:
         yield f"noise-k{k}", encode_case(k, noise(k))
     for k in (8, 13, 64, 512, 1024, 1536):
         yield f"signs-k{k}", encode_case(k, noise(k), bits=1)
+    for k in (8, 13, 64, 1024, 1536):
+        yield f"four-levels-k{k}", encode_case(k, noise(k), bits=3)
+    yield (
+        "four-levels-of-two-magnitudes",
+        encode_case(8, listed(*((i, (one, two)[i % 3 == 0]) for i in range(5, 13))), bits=3),
+    )
+    yield (
+        "four-levels-of-fewer-values-than-k",
+        encode_case(8, listed((2, one), (700, two | NEGATIVE), (4095, two)), bits=3),
+    )
+    yield "four-levels-of-zeros", encode_case(8, listed(), bits=3)
     some = listed((2, one), (700, one | NEGATIVE), (4095, two))
     yield "signs-of-fewer-values-than-k", encode_case(8, some, noise(9), bits=1)
     yield "signs-of-fewer-values-in-a-map", encode_case(1100, some, noise(9), bits=1)
@@ -193,6 +211,27 @@ def levels() -> Case:
     }
 
 
+def refused_selectors() -> Iterator[tuple[str, Case]]:
+    values = [Value(100 * i + i % 3, (200, 210, 220, 230)[i % 4], i % 4 == 1) for i in range(8)]
+    three = [value._replace(code=min(value.code, 220)) for value in values]
+    levels_start = sum(ref.section_bytes(8, 3)[:4])
+    said = ref.write_chunk(values, bits=3)
+    yield "four-levels-of-two-bits", lie("R1", ref.write_chunk(honest()), bits=3)
+    yield "four-levels-out-of-order", lie("R5", flipped(said, levels_start + 1, 210 ^ 240), bits=3)
+    yield "four-levels-of-which-two-are-equal", lie("R5", flipped(said, levels_start + 1, 200 ^ 210), bits=3)
+    yield "fourth-level-unused", lie("R5", ref.write_chunk(three, levels=(200, 210, 220, 230), bits=3), bits=3)
+    yield "second-level-unused", lie("R5", ref.write_chunk(three, levels=(200, 205, 210, 220), bits=3), bits=3)
+    yield (
+        "third-level-said-in-two-ways",
+        lie("R5", flipped(ref.write_chunk(three, bits=3), levels_start - 1, 0x40), bits=3),
+    )
+    odd = [Value(90 * i, (200, 210)[i % 2], False) for i in range(25)]
+    end = sum(ref.section_bytes(25, 3)[:4]) - 1
+    yield "padding-in-selectors", lie("R3", flipped(ref.write_chunk(odd, bits=3), end, 0x80), 25, 3)
+    zero = [value._replace(code=0, negative=i == 4) if i % 4 == 0 else value for i, value in enumerate(values)]
+    yield "negative-zero-of-four-levels", lie("R6", ref.write_chunk(zero, bits=3), bits=3)
+
+
 def layouts() -> Iterator[tuple[str, Case]]:
     def case(table: dict[str, list[int]], slots: list[list[Any]], chunks: int) -> Case:
         return {"kind": "layout", "valid": True, "table": table, "slots": slots, "chunks": chunks}
@@ -268,6 +307,8 @@ def reductions() -> Iterator[tuple[str, Case]]:
     signs = [update(seed, bits=1) for seed in range(1, 6)]
     yield "signs", case(signs, [1, 1, 1, 1, 1], 5, 16, 32, bits=1)
     yield "signs-that-all-find-room", case(signs[:3], [8, 1, 3], 12, 16, 64, bits=1)
+    fours = [update(seed, bits=3) for seed in range(1, 6)]
+    yield "four-levels", case(fours, [1, 1, 2, 1, 1], 6, 16, 40, bits=3)
     against = ref.write_signs([Value(10 * i, 100, True) for i in range(8)], 8)
     along = ref.write_signs([Value(10 * i, 100, i == 7) for i in range(8)], 8)
     yield "signs-that-cancel", case([against, along], [1, 1], 2, 8, 16, bits=1)

@@ -38,21 +38,31 @@ def nearest_code(value: Fraction) -> int:
     return min(range(256), key=lambda code: (abs(level(code) - value), code))
 
 
-def lloyd(values: Sequence[int]) -> tuple[int, int]:
-    low, high = min(values), max(values)
-    zero_stays = low == 0
-    if zero_stays and high:
-        high = sum(values) // sum(value > 0 for value in values)
+def lloyd(values: Sequence[int], count: int = 2) -> list[int]:
+    """Two or four levels."""
+    least, most = min(values), max(values)
+    start = sum(values) // max(1, sum(value > 0 for value in values)) if least == 0 else most
+    levels = lloyd_passes(values, [least, start])
+    if count == 4:
+        low, high = levels
+        first = [(least + low) // 2, low] if least else [0, high // 2]
+        levels = lloyd_passes(values, [*first, high, (high + most) // 2])
+    return levels
+
+
+def lloyd_passes(values: Sequence[int], levels: list[int]) -> list[int]:
     for _ in range(4):
-        lower = [value for value in values if value - low <= high - value]
-        upper = [value for value in values if value - low > high - value]
-        low = 0 if zero_stays else sum(lower) // len(lower)
-        high = sum(upper) // len(upper) if upper else high
-    return low, high
+        members: list[list[int]] = [[] for _ in levels]
+        for value in values:
+            members[sum(2 * value > low + high for low, high in pairwise(levels))].append(value)
+        levels = [sum(group) // len(group) if group else level for group, level in zip(members, levels, strict=True)]
+        if min(values) == 0:
+            levels[0] = 0
+    return levels
 
 
 def to_levels(values: Sequence[int], unit: Fraction, bits: int = 2) -> list[int]:
-    """The code of each value: Lloyd, then the nearest codes, then for each value the nearer of these two.
+    """The code of each value: Lloyd, then the nearest codes, then for each value the nearest of these.
 
     With one bit: the mean of those that are not zero, then the nearest code, for each of these.
     """
@@ -60,7 +70,7 @@ def to_levels(values: Sequence[int], unit: Fraction, bits: int = 2) -> list[int]
         some = [value for value in values if value]
         code = nearest_code(sum(some) // len(some) * unit) if some else 0
         return [code if value else 0 for value in values]
-    codes = sorted({nearest_code(mean * unit) for mean in lloyd(values)})
+    codes = sorted({nearest_code(mean * unit) for mean in lloyd(values, 2 ** (bits - 1))})
     return [min(codes, key=lambda code: (abs(level(code) - value * unit), code)) for value in values]
 
 
@@ -84,15 +94,18 @@ def best_low_bits(k: int) -> int:
 
 def section_bytes(k: int, bits: int = 2) -> list[int]:
     low, upper = index_bits(k, best_low_bits(k)) if k <= 1024 else (0, CHUNK)
-    return [-(-size // 8) for size in (low, upper, k, k * (bits - 1), 8 * bits)]
+    return [-(-size // 8) for size in (low, upper, k, k * (bits - 1), 8 * 2 ** (bits - 1))]
 
 
-def write_chunk(values: Sequence[Value], levels: tuple[int, int] | None = None) -> bytes:
-    """Bytes of sorted values; `levels` forces a pair of codes, for lies."""
-    k = len(values)
-    codes = levels or (min(value.code for value in values), max(value.code for value in values))
-    magnitudes = sum((value.code > codes[0]) << i for i, value in enumerate(values))
-    return _join([*_places(values, k), magnitudes, codes[0] | codes[1] << 8], section_bytes(k))
+def write_chunk(values: Sequence[Value], levels: Sequence[int] | None = None, bits: int = 2) -> bytes:
+    """Bytes of sorted values; `levels` forces the codes that are said, for lies."""
+    k, count = len(values), 2 ** (bits - 1)
+    used = sorted({value.code for value in values})
+    said = list(levels or used + used[-1:] * (count - len(used)))
+    which = [sum(value.code > level for level in said[:-1]) for value in values]
+    selectors = sum(number << i * (bits - 1) for i, number in enumerate(which))
+    words = [*_places(values, k), selectors, int.from_bytes(bytes(said), "little")]
+    return _join(words, section_bytes(k, bits))
 
 
 def write_signs(values: Sequence[Value], k: int, level: int | None = None) -> bytes:
@@ -118,7 +131,7 @@ def _join(words: Sequence[int], sizes: Sequence[int]) -> bytes:
 
 
 def write(values: Sequence[Value], bits: int) -> bytes:
-    return write_chunk(values) if bits == 2 else write_signs(values, len(values))
+    return write_chunk(values, bits=bits) if bits > 1 else write_signs(values, len(values))
 
 
 def read_chunk(data: bytes, k: int, bits: int = 2) -> list[Value]:
@@ -130,14 +143,19 @@ def read_chunk(data: bytes, k: int, bits: int = 2) -> list[Value]:
     for size in sizes:
         words.append(int.from_bytes(data[start : start + size], "little"))
         start += size
-    low, upper, signs, magnitudes, levels = words
+    low, upper, signs, selectors, levels = words
     low_bits = best_low_bits(k) if k <= 1024 else 0
     places = [place for place in range(8 * sizes[1]) if upper >> place & 1]
     n = len(places)
-    if n != k if bits == 2 else n > k:
+    if n != k if bits > 1 else n > k:
         raise RefusedError("codec-1/R2")
     high = places if k > 1024 else [place - i for i, place in enumerate(places)]
-    if low >> (n * low_bits) or any(part >= 2 ** (12 - low_bits) for part in high) or signs >> n or magnitudes >> n:
+    if (
+        low >> (n * low_bits)
+        or any(part >= 2 ** (12 - low_bits) for part in high)
+        or signs >> n
+        or selectors >> n * (bits - 1)
+    ):
         raise RefusedError("codec-1/R3")
     indices = [high[i] * 2**low_bits + (low >> (i * low_bits)) % 2**low_bits for i in range(n)]
     if any(after <= before for before, after in pairwise(indices)):
@@ -150,11 +168,12 @@ def read_chunk(data: bytes, k: int, bits: int = 2) -> list[Value]:
             [Value(index, levels, bool(signs >> i & 1)) for i, index in enumerate(indices)]
             + [Value(index, 0, False) for index in free]
         )
-    pair = levels % 256, levels // 256
-    which = [magnitudes >> i & 1 for i in range(k)]
-    if pair[0] > pair[1] or (pair[0] == pair[1] and any(which)) or (pair[0] < pair[1] and len(set(which)) < 2):
+    said = list(levels.to_bytes(sizes[4], "little"))
+    which = [selectors >> i * (bits - 1) & 2 ** (bits - 1) - 1 for i in range(k)]
+    used = sorted({said[number] for number in which})
+    if said != used + used[-1:] * (len(said) - len(used)) or set(which) != set(range(len(used))):
         raise RefusedError("codec-1/R5")
-    values = [Value(index, pair[which[i]], bool(signs >> i & 1)) for i, index in enumerate(indices)]
+    values = [Value(index, said[which[i]], bool(signs >> i & 1)) for i, index in enumerate(indices)]
     if any(value.negative and not value.code for value in values):
         raise RefusedError("codec-1/R6")
     return values

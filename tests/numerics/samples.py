@@ -8,7 +8,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from p2pnet.numerics.codec import CHUNK_VALUES, Sparse
+from p2pnet.numerics.codec import Sparse, decode, encode
+from p2pnet.numerics.formats import CHUNK_VALUES, ChunkFormat
 from tests.numerics.make_vectors import patterns_of
 from tests.numerics.reference import Value
 
@@ -33,6 +34,11 @@ def values_of(sparse: Sparse) -> list[list[Value]]:
     """Decoded chunks as the reference has them."""
     rows = zip(sparse.indices.tolist(), sparse.codes.tolist(), sparse.negative.tolist(), strict=True)
     return [[Value(*value) for value in zip(*row, strict=True)] for row in rows]
+
+
+def sent_of(values: Tensor, fmt: ChunkFormat, level_bias: int = 32) -> Sparse:
+    """What the payload of an accumulator says."""
+    return decode(encode(values, fmt, level_bias), fmt)
 
 
 def flat_places(sparse: Sparse) -> Tensor:
@@ -67,5 +73,5 @@ made_up_chunks = st.builds(
     made_up, st.sampled_from(KINDS), st.integers(0, 2**32), st.integers(1, 3), st.sampled_from([1e-30, 1e-3, 1.0, 1e9])
 )
 sizes = st.one_of(st.integers(8, 2048), st.sampled_from([8, 64, 128, 512, 1024, 1025, 1536]))
-widths = st.sampled_from([1, 2])  # bits of a value
+widths = st.sampled_from([1, 2, 3])  # bits of a value
 biases = st.one_of(st.just(32), st.integers(0, 129))

@@ -7,11 +7,14 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pnet.numerics.codec import ChunkFormat, Sparse, decode, dequantise, encode
-from p2pnet.numerics.feedback import accepted, accumulate, named_chunks, residual
+from p2pnet.numerics.codec import Sparse, decode, dequantise
+from p2pnet.numerics.feedback import accepted, accumulate, add_change, named_chunks, residual
+from p2pnet.numerics.formats import ChunkFormat
 from tests.numerics import reference
-from tests.numerics.samples import KINDS, chunks_of, flat_places, floats, made_up, patterns, values_of
+from tests.numerics.samples import KINDS, chunks_of, flat_places, floats, made_up, patterns, sent_of, values_of
 from tests.vectors import vectors
+
+pytestmark = pytest.mark.usefixtures("path")
 
 
 @pytest.mark.parametrize("vector", vectors("reduce-1", "accumulate"))
@@ -48,10 +51,31 @@ def test_a_fused_multiply_add_would_be_noticed() -> None:
     assert float(accumulate(e, delta, 950_000)) != float(torch.tensor(exactly, dtype=torch.float32))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64])
+@given(seed=st.integers(0, 2**32), beta_ppm=st.integers(0, 10**6), scale=st.sampled_from([1.0, 0.5, 1 / 3, 7.0]))
+def test_a_change_is_measured_from_where_the_local_model_began(
+    dtype: torch.dtype, seed: int, beta_ppm: int, scale: float
+) -> None:
+    e, start = made_up("heavy", seed)[0, :60], made_up("wide", seed + 1)[0, :60].clamp(-6e4, 6e4)
+    local = (start + made_up("normal", seed + 2)[0, :60]).to(dtype)
+    factor = float(torch.tensor(scale, dtype=torch.float32))
+    moved = start.to(dtype).to(torch.promote_types(dtype, torch.float32)) - local
+    delta = moved.to(torch.float32) * factor if scale != 1 else moved.to(torch.float32)
+    expected = reference.accumulate(patterns(e), patterns(delta), beta_ppm)
+    add_change(e, start, local, factor, beta_ppm)
+    assert patterns(e) == expected
+
+
+def test_a_change_of_many_values_is_taken_in_blocks() -> None:
+    e, start, local = torch.zeros(3 << 20), torch.ones(3 << 20), torch.full((3 << 20,), 0.25).to(torch.bfloat16)
+    add_change(e, start, local, 1.0, 0)
+    assert e.equal(torch.full_like(e, 0.75))
+
+
 def two_peers(seed: int) -> tuple[torch.Tensor, Sparse, Sparse]:
     a = made_up("normal", seed, 3)
-    sent = encode(a, ChunkFormat(64), 32).sent
-    return a, sent, encode(a * 0.6 + made_up("normal", seed + 1, 3) * 0.8, ChunkFormat(128), 32).sent
+    sent = sent_of(a, ChunkFormat(64))
+    return a, sent, sent_of(a * 0.6 + made_up("normal", seed + 1, 3) * 0.8, ChunkFormat(128))
 
 
 @settings(max_examples=30)
@@ -68,11 +92,11 @@ def test_taken_is_what_the_result_holds_where_it_names_me(seed: int, named: list
 def test_a_level_of_zero_takes_nothing() -> None:
     a = torch.zeros(1, 4096)
     a[0, :8] = 1.0
-    sent = encode(a, ChunkFormat(8), 32).sent
-    result = encode(a * (torch.arange(4096) < 3), ChunkFormat(8), 32).sent  # indices 0..7, of which 3..7 at level zero
+    sent = sent_of(a, ChunkFormat(8))
+    result = sent_of(a * (torch.arange(4096) < 3), ChunkFormat(8))  # indices 0..7, of which 3..7 at level zero
     assert result.indices.tolist() == sent.indices.tolist()
     assert accepted(sent, result, torch.tensor([True])).tolist() == [[True] * 3 + [False] * 5]
-    nothing = encode(torch.zeros(1, 4096), ChunkFormat(8), 32).sent
+    nothing = sent_of(torch.zeros(1, 4096), ChunkFormat(8))
     assert not accepted(sent, nothing, torch.tensor([True])).any()
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from p2pnet.numerics.codec import CHUNK_VALUES
+from p2pnet.numerics.formats import CHUNK_VALUES
 from p2pnet.numerics.layout import Layout
 from tests.vectors import vectors
 

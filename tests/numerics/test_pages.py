@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from p2pnet.numerics import codec, feedback, levels, reduce, selection
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics import codec, feedback, formats, levels, reduce, selection
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.levels import level_value
 from p2pnet.numerics.reduce import reduce_part
 from tests.numerics.samples import values_of
 
 CODE = {
-    "codec-1": (codec, levels, selection),
+    "codec-1": (formats, levels, selection),
     "reduce-1": (reduce, feedback),
 }
 
@@ -40,7 +40,7 @@ def test_the_table_of_sizes_is_that_of_the_code(pages: dict[str, str]) -> None:
         fmt = ChunkFormat(int(k_text))
         index_bits = 8 * (fmt.low_bytes + fmt.upper_bytes) / fmt.k
         bound = math.log2(math.comb(4096, fmt.k)) / fmt.k
-        counts = f"{fmt.low_bits} | {fmt.low_bytes} | {fmt.upper_bytes} | {fmt.value_bytes} | {fmt.chunk_bytes}"
+        counts = f"{fmt.low_bits} | {fmt.low_bytes} | {fmt.upper_bytes} | {fmt.sign_bytes} | {fmt.chunk_bytes}"
         assert rest == f"{counts} | {16384 / fmt.chunk_bytes:.1f} | {index_bits:.3f} | {bound:.3f}"
 
 

@@ -12,16 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from p2pnet.errors import NotFiniteError, WireError
-from p2pnet.numerics.codec import ChunkFormat, as_bytes, decode, dequantise, encode
+from p2pnet.numerics.codec import as_bytes, decode, dequantise, encode
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.levels import LEVEL_MAX, LEVELS
 from p2pnet.numerics.reduce import clip_factors, reduce_leaf, reduce_part, squared_norm
 from tests.numerics import reference
 from tests.numerics.samples import KINDS, made_up, widths
 from tests.vectors import vectors
 
+pytestmark = pytest.mark.usefixtures("path")
+
 
 def payload(values: Tensor, k: int = 64, bits: int = 2) -> bytes:
-    return as_bytes(encode(values, ChunkFormat(k, bits), 32).payload)
+    return as_bytes(encode(values, ChunkFormat(k, bits), 32))
 
 
 @pytest.mark.parametrize("vector", vectors("reduce-1", "reduce"))

@@ -55,24 +55,32 @@ def test_zeros_are_filled_up_from_the_lowest_free_index(dtype: torch.dtype, devi
 @given(
     rows=st.integers(1, 64).flatmap(
         lambda k: st.lists(st.lists(st.integers(0, 2**52), min_size=k, max_size=k), min_size=1, max_size=4)
-    )
+    ),
+    count=st.sampled_from([2, 4]),
 )
-def test_lloyd_levels_are_those_of_python_integers(rows: list[list[int]]) -> None:
-    low, high = lloyd_levels(torch.tensor(rows))
-    assert list(zip(low.tolist(), high.tolist(), strict=True)) == [reference.lloyd(row) for row in rows]
+def test_lloyd_levels_are_those_of_python_integers(rows: list[list[int]], count: int) -> None:
+    assert lloyd_levels(torch.tensor(rows), count).tolist() == [reference.lloyd(row, count) for row in rows]
+
+
+@pytest.mark.parametrize("count", [2, 4])
+@given(rows=st.lists(st.lists(st.integers(0, 40), min_size=9, max_size=9), min_size=1, max_size=4))
+def test_levels_never_fall(rows: list[list[int]], count: int) -> None:
+    levels = lloyd_levels(torch.tensor(rows), count)
+    assert levels.tolist() == levels.sort(1).values.tolist()
 
 
 def test_a_zero_among_the_values_keeps_the_low_level_at_zero() -> None:
-    low, high = lloyd_levels(torch.tensor([[0, 90, 100, 110], [1, 90, 100, 110], [0, 0, 0, 0]]))
-    assert (low.tolist(), high.tolist()) == ([0, 1, 0], [100, 100, 0])
+    rows = torch.tensor([[0, 90, 100, 110], [1, 90, 100, 110], [0, 0, 0, 0]])
+    assert lloyd_levels(rows, 2).tolist() == [[0, 100], [1, 100], [0, 0]]
+    assert lloyd_levels(rows, 4)[:, 0].tolist() == [0, 1, 0]
 
 
 def test_one_loud_value_beside_a_zero_does_not_silence_the_others() -> None:
-    low, high = lloyd_levels(torch.tensor([[0, *[100] * 19, 500]]))
-    assert (low.item(), high.item()) == (0, 120)
+    assert lloyd_levels(torch.tensor([[0, *[100] * 19, 500]]), 2).tolist() == [[0, 120]]
 
 
 def test_the_largest_sums_that_are_allowed_do_not_overflow() -> None:
     largest = 15 * 2**39 * (2**20 // 1024)  # reduce.py: W * k' = 2^20 at k' = 1024
-    low, high = lloyd_levels(torch.full((1, 1024), largest))
-    assert (low.item(), high.item()) == (largest, largest)
+    for count in (2, 4):
+        levels = lloyd_levels(torch.full((1, 1024), largest), count)
+        assert levels[0, -2:].tolist() == [largest, largest]

@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from p2pnet.errors import ConfigError, NotFiniteError, WireError
-from p2pnet.numerics.codec import ChunkFormat, decode, dequantise, encode
+from p2pnet.numerics.codec import decode, dequantise, encode
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.levels import LEVEL_BIAS_DEFAULT
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.train.learner import Learner
@@ -171,7 +172,7 @@ def test_a_void_round_returns_the_model_and_loses_no_work() -> None:
 
 
 def test_beta_is_applied_once_per_decided_result_whether_or_not_the_peer_took_part() -> None:
-    zero = decide(encode(torch.zeros(4, 4096), ChunkFormat(K), LEVEL_BIAS_DEFAULT).payload.numpy().tobytes())
+    zero = decide(encode(torch.zeros(4, 4096), ChunkFormat(K), LEVEL_BIAS_DEFAULT).numpy().tobytes())
     nets = [make_net() for _ in range(3)]
     learners = [make_learner(net) for net in nets]
     for net, learner in zip(nets, learners, strict=True):

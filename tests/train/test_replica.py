@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from p2pnet.errors import ConfigError
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.train.learner import Learner
 from p2pnet.train.replica import Replica

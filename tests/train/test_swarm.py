@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from p2pnet.config import AdamW, BytesLmTask
-from p2pnet.numerics.codec import ChunkFormat
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.levels import LEVEL_BIAS_DEFAULT
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.train.assignment import Assignment
