@@ -12,13 +12,16 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "p2pnet/numerics/native.cpp"
-LIBRARY = "p2pnet/numerics/_native.so"
+LIBRARIES: dict[str, tuple[str, ...]] = {"p2pnet/numerics/_native.so": ()}
+if platform.machine() in {"x86_64", "AMD64"}:
+    LIBRARIES["p2pnet/numerics/_native_v3.so"] = ("-march=x86-64-v3",)
 # Every floating-point operation is rounded by itself, the same on all machines: no fused ones, no fast maths.
 FLAGS = (
     "-std=c++17",
@@ -40,24 +43,25 @@ class NativeHook(BuildHookInterface[Any]):
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:  # noqa: ARG002 - what hatch calls it with
         """Compile, and say that the wheel is one machine's where there is a library in it."""
-        source, library = (Path(self.root) / name for name in (SOURCE, LIBRARY))
-        library.unlink(missing_ok=True)
-        if (why := compile_library(source, library)) is not None:
-            self.app.display_warning(f"p2pnet's CPU library is not built, torch does its work, slower: {why}")
-            return
-        build_data["artifacts"].append(LIBRARY)
+        source = Path(self.root) / SOURCE
+        for name, flags in LIBRARIES.items():
+            (Path(self.root) / name).unlink(missing_ok=True)
+            if (why := compile_library(source, Path(self.root) / name, flags)) is not None:
+                self.app.display_warning(f"p2pnet's CPU library is not built, torch does its work, slower: {why}")
+                return
+        build_data["artifacts"].extend(LIBRARIES)
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{_platform_tag()}"  # of no Python version: it is loaded with ctypes
 
 
-def compile_library(source: Path, library: Path) -> str | None:
+def compile_library(source: Path, library: Path, flags: Sequence[str] = ()) -> str | None:
     """Compile; returns why it failed, None when it did not."""
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("c++", "g++", "clang++")), None)
     if compiler is None:
         return "no C++ compiler found (CXX, c++, g++, clang++)"
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     draft = library.with_suffix(".new")
-    command = [*shlex.split(compiler), *FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+    command = [*shlex.split(compiler), *FLAGS, *flags, *shlex.split(os.environ.get("CXXFLAGS", ""))]
     command += [f'-DP2PNET_SOURCE="{digest}"', str(source), "-o", str(draft)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)

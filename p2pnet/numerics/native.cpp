@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -21,6 +22,7 @@ constexpr int CHUNK_BITS = 12;
 constexpr int K_MAX = 2048;
 constexpr int K_WORD_MAX = 1024;
 constexpr int LEVELS_MAX = 4;
+constexpr int SHORT = 128;
 constexpr int CODES = 256;
 constexpr int LLOYD_PASSES = 4;
 constexpr int SHIFT_MIN = -25, SHIFT_MAX = 36;  // codec.py says why
@@ -35,12 +37,13 @@ struct Format {  // ChunkFormat, in the order in which native.py has it
     int levels() const { return 1 << selector_bits(); }
 };
 
-// What one chunk carries: n values at rising places.
+// What one chunk carries: n values at rising places, each at one of its levels.
 struct Values {
     int n;
-    uint16_t places[K_MAX + 1];  // one more, for loops that write before they know
-    uint8_t codes[K_MAX];
-    uint8_t negative[K_MAX];
+    uint8_t table[LEVELS_MAX];  // codes of the levels, never falling
+    alignas(64) uint16_t places[K_MAX + 8];  // a few more, for loops that write before they know
+    alignas(64) uint8_t selectors[K_MAX + 8];
+    alignas(64) uint8_t negative[K_MAX + 8];  // 0 or 1
 };
 
 // --- threads
@@ -103,10 +106,15 @@ void lloyd_passes(const Word* magnitudes, int k, uint64_t* levels, int count, bo
         for (int j = 1; j < count; j++) {
             const Word edge = Word((levels[j - 1] + levels[j]) / 2);  // 2 v > the sum where v > this, rounded down
             uint64_t over_total = 0, over = 0;
-            for (int i = 0; i < k; i++) {
-                const bool is_over = magnitudes[i] > edge;
-                over_total += is_over ? magnitudes[i] : 0;
-                over += is_over;
+            for (int first = 0; first < k; first += SHORT) {  // so few that sums of 24 bits fit their own type
+                Word some = 0, count = 0;
+                for (int i = first; i < std::min(k, first + SHORT); i++) {
+                    const bool is_over = magnitudes[i] > edge;
+                    some += is_over ? magnitudes[i] : 0;
+                    count += is_over;
+                }
+                over_total += some;
+                over += count;
             }
             totals[j] = over_total;
             counts[j] = over;
@@ -142,22 +150,6 @@ void levels_of(const Word* magnitudes, int k, int count, uint64_t* levels) {
     levels[2] = high;
     levels[3] = (high + most) / 2;
     lloyd_passes(magnitudes, k, levels, count, some_zero);
-}
-
-// codec.nearest_levels: codes of magnitudes, given twice, at the coded levels; scaled makes sums of levels comparable.
-template <typename Doubled, typename Scaled>
-void nearest_levels(int k, const int* table, int count, const Doubled& doubled, const Scaled& scaled, uint8_t* codes) {
-    if (count == 1) {
-        for (int i = 0; i < k; i++) codes[i] = doubled(i) > 0 ? uint8_t(table[0]) : 0;
-        return;
-    }
-    uint64_t edges[LEVELS_MAX] = {};
-    for (int j = 1; j < count; j++) edges[j] = scaled(level_of(table[j - 1]) + level_of(table[j]));
-    for (int i = 0; i < k; i++) {
-        int code = table[0];
-        for (int j = 1; j < count; j++) code = doubled(i) > edges[j] ? table[j] : code;
-        codes[i] = uint8_t(code);
-    }
 }
 
 // --- choosing
@@ -262,165 +254,222 @@ void choose(const Word* values, int k, uint16_t* places, Scratch<Word>& scratch)
 
 // --- one chunk's bytes
 
-struct Sections {
-    uint8_t *low, *upper, *signs, *selectors, *levels;
+constexpr int SECTION_MAX = 4096 / 8 + 1024;  // bytes; of any section, with room to write and read a word too much
 
-    Sections(uint8_t* chunk, const Format& its)
-        : low(chunk),
-          upper(low + its.low_bytes),
+// Where the sections of a chunk begin; the last one ends the chunk.
+struct Sections {
+    int low, upper, signs, selectors, levels;
+
+    explicit Sections(const Format& its)
+        : low(0),
+          upper(its.low_bytes),
           signs(upper + its.upper_bytes),
           selectors(signs + its.sign_bytes),
           levels(selectors + its.selector_bytes) {}
 };
 
-// Fields of a section, one after the other, the least significant bit first.
-struct Writer {
-    uint8_t* at;
-    int width;
-    uint64_t held = 0;
-    int bits = 0;
+struct Spread {
+    uint64_t of[256];  // the bits of a byte, one in each byte of a word
 
-    void put(uint32_t field) {
-        held |= uint64_t(field) << bits;
-        for (bits += width; bits >= 8; bits -= 8, held >>= 8) *at++ = uint8_t(held);
-    }
-    void end() {
-        if (bits > 0) *at = uint8_t(held);
+    constexpr Spread() : of() {
+        for (int byte = 0; byte < 256; byte++) {
+            for (int bit = 0; bit < 8; bit++) of[byte] |= uint64_t(byte >> bit & 1) << (8 * bit);
+        }
     }
 };
+constexpr Spread SPREAD;
 
-struct Reader {
-    const uint8_t* at;
-    int width;
-    uint64_t held = 0;
-    int bits = 0;
+// Bytes of 0 and 1 to bits, eight at a time; what follows the n-th must be there and be 0.
+void pack_bits(const uint8_t* bytes, int n, uint8_t* to) {
+    for (int i = 0; i < n; i += 8) {
+        uint64_t word;
+        std::memcpy(&word, bytes + i, 8);
+        to[i / 8] = uint8_t(word * 0x0102040810204080u >> 56);  // byte j goes to bit 56 + j, and no two meet
+    }
+}
 
-    uint32_t get() {
-        for (; bits < width; bits += 8) held |= uint64_t(*at++) << bits;
-        const uint32_t field = uint32_t(held & ((1u << width) - 1));
-        held >>= width;
-        bits -= width;
-        return field;
-    }
-    // Whether all that is left before `end` is zero.
-    bool ends(const uint8_t* end) {
-        uint64_t rest = held;
-        for (; at < end; at++) rest |= *at;
-        return rest == 0;
-    }
-};
+// The other way round. returns: whether the bits that fill up the last byte are 0.
+bool unpack_bits(const uint8_t* from, int n, uint8_t* bytes) {
+    for (int i = 0; i < n; i += 8) std::memcpy(bytes + i, &SPREAD.of[from[i / 8]], 8);
+    return n % 8 == 0 || from[n / 8] >> n % 8 == 0;
+}
 
-// codec.pack: the values of a chunk, k of them in the order of their places, as the one encoding that is accepted.
-void pack(const Values& values, const Format& its, uint8_t* chunk) {
-    const Sections to(chunk, its);
-    const int k = its.k, low_bits = its.low_bits;
-    std::memset(chunk, 0, size_t(its.chunk_bytes));
-    const bool has_zeros = its.value_bits == 1;  // which do not travel
-    uint8_t table[LEVELS_MAX];  // the codes that occur, rising, the last one again in what is left
-    table[0] = *std::min_element(values.codes, values.codes + k);
-    if (its.value_bits == 1) table[0] = *std::max_element(values.codes, values.codes + k);
-    for (int j = 1; j < its.levels(); j++) {
-        int next = CODES;
-        for (int i = 0; i < k; i++) next = values.codes[i] > table[j - 1] ? std::min<int>(next, values.codes[i]) : next;
-        table[j] = next < CODES ? uint8_t(next) : table[j - 1];
+// n fields of so many bits, back to back. field(i): under 2^width.
+template <typename Field>
+void pack_fields(int n, int width, uint8_t* to, int bytes, const Field& field) {
+    uint8_t held[SECTION_MAX] = {};
+    uint64_t word = 0;
+    int bits = 0, at = 0;
+    for (int i = 0; i < n; i++) {
+        word |= uint64_t(field(i)) << bits;
+        bits += width;
+        if (bits < 32) continue;
+        std::memcpy(held + at, &word, 4);
+        at += 4;
+        word >>= 32;
+        bits -= 32;
     }
-    std::memcpy(to.levels, table, size_t(its.levels()));
-    Writer low{to.low, low_bits}, signs{to.signs, 1}, selectors{to.selectors, its.selector_bits()};
-    int sent = 0;
-    for (int i = 0; i < k; i++) {
-        if (has_zeros && values.codes[i] == 0) continue;
-        const uint32_t place = values.places[i], bit = (place >> low_bits) + uint32_t(its.is_map() ? 0 : sent);
-        to.upper[bit >> 3] |= uint8_t(1u << (bit & 7));
-        low.put(place & ((1u << low_bits) - 1));
-        signs.put(values.negative[i]);
-        uint32_t selector = 0;
-        for (int j = 0; j + 1 < its.levels(); j++) selector += values.codes[i] > table[j];
-        selectors.put(selector);
-        sent++;
+    std::memcpy(held + at, &word, 8);
+    std::memcpy(to, held, size_t(bytes));
+}
+
+// returns: whether what follows the n-th field is 0.
+template <typename Put>
+bool unpack_fields(const uint8_t* from, int bytes, int n, int width, const Put& put) {
+    uint8_t held[SECTION_MAX];
+    std::memcpy(held, from, size_t(bytes));
+    std::memset(held + bytes, 0, 8);
+    const uint32_t mask = (1u << width) - 1;
+    for (int i = 0; i < n; i++) {
+        uint32_t word;
+        std::memcpy(&word, held + (i * width >> 3), 4);
+        put(i, word >> (i * width & 7) & mask);
     }
-    low.end();
-    signs.end();
-    selectors.end();
+    uint32_t rest = 0;
+    for (int at = (n * width + 7) / 8; at < bytes; at++) rest |= held[at];
+    if (n * width % 8) rest |= uint32_t(held[n * width >> 3]) >> (n * width & 7);
+    return rest == 0;
+}
+
+// Say levels as codec-1 wants them: those that occur, each once, the last one again in what is left.
+void use_levels(Values& values, const Format& its) {
+    uint8_t table[LEVELS_MAX] = {}, number[LEVELS_MAX] = {};
+    int count = 0;
+    bool moves = false;
+    for (int j = 0; j < its.levels(); j++) {
+        bool is_used = false;
+        for (int i = 0; i < values.n; i++) is_used |= values.selectors[i] == j;
+        if (is_used && (count == 0 || values.table[j] != table[count - 1])) table[count++] = values.table[j];
+        number[j] = uint8_t(std::max(count - 1, 0));
+        moves |= is_used && number[j] != j;
+    }
+    for (int j = count; j < its.levels(); j++) table[j] = table[std::max(count - 1, 0)];
+    std::memcpy(values.table, table, sizeof table);
+    if (!moves) return;
+    for (int i = 0; i < values.n; i++) values.selectors[i] = number[values.selectors[i]];
+}
+
+// codec.pack: the values, signs still of those at level zero too, as the one encoding that is accepted.
+void pack(Values& values, const Format& its, uint8_t* chunk) {
+    const Sections at(its);
+    const int low_bits = its.low_bits;
+    use_levels(values, its);
+    int n = values.n;
+    if (its.value_bits == 1 && values.table[0] == 0) n = 0;
+    if (n > 0 && values.table[0] == 0) {
+        for (int i = 0; i < n; i++) values.negative[i] &= values.selectors[i] > 0;
+    }
+    std::memset(values.negative + n, 0, 8);
+    alignas(64) uint8_t marks[CHUNK + 8] = {};
+    const int width = 8 * its.upper_bytes;
+    if (its.is_map()) {
+        for (int i = 0; i < n; i++) marks[values.places[i]] = 1;
+    } else {
+        for (int i = 0; i < n; i++) marks[(values.places[i] >> low_bits) + i] = 1;
+    }
+    const uint32_t mask = (1u << low_bits) - 1;
+    if (low_bits > 0) {
+        pack_fields(n, low_bits, chunk + at.low, its.low_bytes, [&](int i) { return values.places[i] & mask; });
+    }
+    pack_bits(marks, width, chunk + at.upper);
+    std::memset(chunk + at.signs, 0, size_t(its.sign_bytes + its.selector_bytes));
+    pack_bits(values.negative, n, chunk + at.signs);
+    if (its.value_bits == 2) {
+        std::memset(values.selectors + n, 0, 8);
+        pack_bits(values.selectors, n, chunk + at.selectors);
+    } else if (its.value_bits > 2) {
+        const auto selector = [&](int i) { return values.selectors[i]; };
+        pack_fields(n, its.selector_bits(), chunk + at.selectors, its.selector_bytes, selector);
+    }
+    std::memcpy(chunk + at.levels, values.table, size_t(its.levels()));
 }
 
 // codec.decode: whether a chunk's bytes are well formed, and what they say. With one bit for a value that is n <= k
 // values, none at level zero: the zeros with which codec.decode fills up move nothing.
 bool unpack(const uint8_t* chunk, const Format& its, Values& values) {
-    const Sections from(const_cast<uint8_t*>(chunk), its);
+    const Sections at(its);
     const int k = its.k, low_bits = its.low_bits, levels = its.levels();
     int n = 0;
-    for (int at = 0; at < its.upper_bytes; at += 8) {
+    for (int byte = 0; byte < its.upper_bytes; byte += 8) {
         uint64_t word = 0;
-        std::memcpy(&word, from.upper + at, size_t(std::min(8, its.upper_bytes - at)));
+        std::memcpy(&word, chunk + at.upper + byte, size_t(std::min(8, its.upper_bytes - byte)));
         if (n + __builtin_popcountll(word) > k) return false;  // R2
-        for (; word; word &= word - 1, n++) {
-            values.places[n] = uint16_t(8 * at + __builtin_ctzll(word) - (its.is_map() ? 0 : n));
-        }
+        for (; word; word &= word - 1) values.places[n++] = uint16_t(8 * byte + __builtin_ctzll(word));
     }
     if (n != k && its.value_bits > 1) return false;  // R2
+    if (!its.is_map()) {
+        for (int i = 0; i < n; i++) values.places[i] = uint16_t(values.places[i] - i);
+    }
     if (n > 0 && values.places[n - 1] > (CHUNK - 1) >> low_bits) return false;  // R3
-    Reader low{from.low, low_bits}, signs{from.signs, 1}, selectors{from.selectors, its.selector_bits()};
-    bool rises = true;
-    if (low_bits > 0) {
-        int before = -1;
-        for (int i = 0; i < n; i++) {
-            const int place = values.places[i] << low_bits | int(low.get());
-            values.places[i] = uint16_t(place);
-            rises &= place > before;
-            before = place;
-        }
-    }
-    for (int i = 0; i < n; i++) values.negative[i] = uint8_t(signs.get());
-    unsigned used = 0;
     bool fine = true;
-    for (int i = 0; i < n; i++) {
-        const uint32_t selector = selectors.get();
-        used |= 1u << selector;
-        values.codes[i] = from.levels[selector];
-        fine &= values.codes[i] > 0 || !values.negative[i];  // R6
+    if (low_bits > 0) {
+        fine &= unpack_fields(chunk + at.low, its.low_bytes, n, low_bits, [&](int i, uint32_t field) {
+            values.places[i] = uint16_t(values.places[i] << low_bits | field);
+        });  // R3
+        for (int i = 1; i < n; i++) fine &= values.places[i] > values.places[i - 1];  // R4
     }
-    fine &= rises && low.ends(from.upper) && signs.ends(from.selectors) && selectors.ends(from.levels);  // R3, R4
+    fine &= unpack_bits(chunk + at.signs, n, values.negative);  // R3
+    for (int byte = (n + 7) / 8; byte < its.sign_bytes; byte++) fine &= chunk[at.signs + byte] == 0;
     values.n = n;
-    if (its.value_bits == 1) return fine && (from.levels[0] > 0) == (n > 0);  // R5
-    bool is_last = false;  // the codes that are used rise, and the last one is said again
-    for (int j = 1; j < levels; j++) {
-        const bool higher = from.levels[j] > from.levels[j - 1];
-        fine &= from.levels[j] >= from.levels[j - 1] && higher == bool(used >> j & 1) && !(is_last && higher);
-        is_last |= !higher;
+    std::memcpy(values.table, chunk + at.levels, size_t(levels));
+    if (its.value_bits == 1) {
+        std::memset(values.selectors, 0, size_t(n));
+        return fine && (values.table[0] > 0) == (n > 0);  // R5
     }
-    return fine && (used & 1);  // R5
+    if (its.value_bits == 2) {
+        fine &= unpack_bits(chunk + at.selectors, n, values.selectors);
+    } else {
+        const auto put = [&](int i, uint32_t field) { values.selectors[i] = uint8_t(field); };
+        fine &= unpack_fields(chunk + at.selectors, its.selector_bytes, n, its.selector_bits(), put);
+    }
+    int count = 0;  // of levels that are used
+    for (int j = 0; j < levels; j++) {
+        bool is_used = false;
+        for (int i = 0; i < n; i++) is_used |= values.selectors[i] == j;
+        if (is_used) fine &= count++ == j;
+    }
+    for (int j = 1; j < levels; j++) {
+        fine &= j < count ? values.table[j] > values.table[j - 1] : values.table[j] == values.table[j - 1];
+    }  // R5
+    if (values.table[0] == 0) {
+        for (int i = 0; i < n; i++) fine &= values.selectors[i] > 0 || !values.negative[i];  // R6
+    }
+    return fine;
 }
 
 // --- from numbers to what a chunk carries
 
-// codec._quantise, of the values at `places`. bits: the chunk's patterns.   top: its largest magnitude's.
-void quantise(const uint32_t* bits, uint32_t top, const Format& its, int level_bias, Values& values) {
-    uint32_t magnitudes[K_MAX];
-    const int top_exponent = std::max<int>(int(top >> 23), 1);
-    for (int i = 0; i < its.k; i++) {
-        const uint32_t pattern = bits[values.places[i]];
-        const int exponent = std::max<int>(int(pattern >> 23 & 0xFF), 1);
-        const uint32_t mantissa = (pattern & 0x7FFFFF) | uint32_t((pattern & 0x7FFFFFFF) >= 1u << 23) << 23;
-        magnitudes[i] = mantissa >> std::min(31, top_exponent - exponent);
-        values.negative[i] = uint8_t(pattern >> 31);
-    }
-    const int shift = std::clamp(top_exponent - 150 + level_bias, SHIFT_MIN, SHIFT_MAX);
-    const int up = std::max(shift, 0), down = std::max(-shift, 0);
+// The levels of k chosen magnitudes and which one each is at. code(level): the nearest code.   edge(sum): the largest
+// magnitude that is not over half of a sum of two levels.
+template <typename Word, typename Code, typename Edge>
+void quantise(const Word* magnitudes, const Format& its, Values& values, const Code& code, const Edge& edge) {
     uint64_t levels[LEVELS_MAX];
-    int table[LEVELS_MAX];
-    levels_of(magnitudes, its.k, its.levels(), levels);
-    for (int j = 0; j < its.levels(); j++) {
-        table[j] = nearest_code(((levels[j] * 2 << up) + (1ull << down) - 1) >> down);
+    const int k = its.k, count = its.levels();
+    levels_of(magnitudes, k, count, levels);
+    for (int j = 0; j < count; j++) values.table[j] = uint8_t(code(levels[j]));
+    std::memset(values.selectors, 0, size_t(k));
+    values.n = k;
+    for (int j = 1; j < count; j++) {
+        const Word over = edge(level_of(values.table[j - 1]) + level_of(values.table[j]));
+        for (int i = 0; i < k; i++) values.selectors[i] = uint8_t(values.selectors[i] + (magnitudes[i] > over));
     }
-    auto doubled = [&](int i) { return uint64_t(magnitudes[i]) * 2 << up; };
-    auto scaled = [&](uint64_t sum) { return sum << down; };
-    nearest_levels(its.k, table, its.levels(), doubled, scaled, values.codes);
-    for (int i = 0; i < its.k; i++) values.negative[i] &= values.codes[i] > 0;
-    values.n = its.k;
+}
+
+// With one bit for a value: leave out those that are zero.
+template <typename Word>
+void leave_out_zeros(const Word* magnitudes, Values& values) {
+    int n = 0;
+    for (int i = 0; i < values.n; i++) {
+        values.places[n] = values.places[i];
+        values.negative[n] = values.negative[i];
+        n += magnitudes[i] > 0;
+    }
+    values.n = n;
 }
 
 struct Encoder {
     uint32_t magnitudes[CHUNK];
+    uint32_t chosen[K_MAX];
     Scratch<uint32_t> scratch;
     Values values;
 
@@ -432,7 +481,22 @@ struct Encoder {
         for (int i = 0; i < CHUNK; i++) top = std::max(top, magnitudes[i]);
         if (top >= INFINITY_BITS) return false;
         choose(magnitudes, its.k, values.places, scratch);
-        quantise(bits, top, its, level_bias, values);
+        // In units of 2^(exponent - 150), rounded down: exact in float64, and under 2^24.
+        const int exponent = std::max<int>(int(top >> 23), 1);
+        const double scale = std::ldexp(1.0, 150 - exponent);
+        for (int i = 0; i < its.k; i++) {
+            const float value = a[values.places[i]];
+            chosen[i] = uint32_t(int32_t(std::fabs(double(value)) * scale));
+            values.negative[i] = std::signbit(value);
+        }
+        const int shift = std::clamp(exponent - 150 + level_bias, SHIFT_MIN, SHIFT_MAX);
+        const int up = std::max(shift, 0), down = std::max(-shift, 0);
+        const auto code = [&](uint64_t level) { return nearest_code(((level * 2 << up) + (1ull << down) - 1) >> down); };
+        const auto edge = [&](uint64_t sum) {
+            return uint32_t(std::min<uint64_t>((sum << down) >> (up + 1), UINT32_MAX));
+        };
+        quantise(chosen, its, values, code, edge);
+        if (its.value_bits == 1) leave_out_zeros(chosen, values);
         pack(values, its, chunk);
         return true;
     }
@@ -442,26 +506,33 @@ struct Encoder {
 struct Reducer {
     int64_t sums[CHUNK];
     uint64_t magnitudes[CHUNK];
+    uint64_t chosen[K_MAX];
     Scratch<uint64_t> scratch;
     Values values;
 
     void encode(const Format& its, uint64_t divisor, uint8_t* chunk) {
         for (int i = 0; i < CHUNK; i++) magnitudes[i] = uint64_t(sums[i] < 0 ? -sums[i] : sums[i]);
         choose(magnitudes, its.k, values.places, scratch);
-        uint64_t* chosen = scratch.values;
-        for (int i = 0; i < its.k; i++) chosen[i] = magnitudes[values.places[i]];
-        uint64_t levels[LEVELS_MAX];
-        int table[LEVELS_MAX];
-        levels_of(chosen, its.k, its.levels(), levels);
-        for (int j = 0; j < its.levels(); j++) table[j] = nearest_code((levels[j] * 2 + divisor - 1) / divisor);
-        auto doubled = [&](int i) { return chosen[i] * 2; };
-        auto scaled = [&](uint64_t sum) { return sum * divisor; };
-        nearest_levels(its.k, table, its.levels(), doubled, scaled, values.codes);
-        for (int i = 0; i < its.k; i++) values.negative[i] = sums[values.places[i]] < 0 && values.codes[i] > 0;
-        values.n = its.k;
+        for (int i = 0; i < its.k; i++) {
+            chosen[i] = magnitudes[values.places[i]];
+            values.negative[i] = sums[values.places[i]] < 0;
+        }
+        const auto code = [&](uint64_t level) { return nearest_code((level * 2 + divisor - 1) / divisor); };
+        quantise(chosen, its, values, code, [&](uint64_t sum) { return sum * divisor / 2; });
+        if (its.value_bits == 1) leave_out_zeros(chosen, values);
         pack(values, its, chunk);
     }
 };
+
+// The entries of a chunk's levels in a table of 512: by level, then by level negated.
+template <typename Entry>
+void look_up(const Values& values, const Format& its, const Entry* table, Entry* found) {
+    for (int level = 0; level < LEVELS_MAX; level++) {
+        const int code = values.table[level % its.levels()];
+        found[level] = table[code];
+        found[LEVELS_MAX + level] = table[CODES + code];
+    }
+}
 
 }  // namespace
 
@@ -469,6 +540,17 @@ struct Reducer {
 extern "C" {
 
 int p2pnet_abi() { return 1; }
+
+// Whether this machine runs what was compiled for x86-64-v3 (2013 and later).
+int p2pnet_has_v3() {
+#ifdef __x86_64__
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("bmi2") &&
+           __builtin_cpu_supports("fma");
+#else
+    return 0;
+#endif
+}
 
 const char* p2pnet_source() { return P2PNET_SOURCE; }
 
@@ -522,9 +604,13 @@ int64_t p2pnet_reduce(
             for (int64_t j = 0; j < inputs; j++) {
                 Values& its = reducer.values;
                 if (!unpack(slices[j] + c * fmt->chunk_bytes, *fmt, its)) return c;
+                int64_t moves[2 * LEVELS_MAX];  // by level, then by level negated
+                for (int level = 0; level < LEVELS_MAX; level++) {
+                    moves[level] = int64_t(level_of(its.table[level % fmt->levels()])) * factors[j];
+                    moves[LEVELS_MAX + level] = -moves[level];
+                }
                 for (int i = 0; i < its.n; i++) {
-                    const int64_t value = int64_t(level_of(its.codes[i])) * factors[j];
-                    reducer.sums[its.places[i]] += its.negative[i] ? -value : value;
+                    reducer.sums[its.places[i]] += moves[its.selectors[i] + LEVELS_MAX * its.negative[i]];
                 }
             }
             reducer.encode(*fmt_out, uint64_t(divisor), output + c * fmt_out->chunk_bytes);
@@ -553,17 +639,22 @@ void p2pnet_apply(
         for (int64_t c = first; c < last; c++) {
             unpack(result + c * fmt_result->chunk_bytes, *fmt_result, decided);
             float* to = theta + c * CHUNK;
+            double moves[2 * LEVELS_MAX];
+            look_up(decided, *fmt_result, steps, moves);
             for (int i = 0; i < decided.n; i++) {
                 float& value = to[decided.places[i]];
-                value = float(double(value) - steps[decided.codes[i] + CODES * decided.negative[i]]);
+                value = float(double(value) - moves[decided.selectors[i] + LEVELS_MAX * decided.negative[i]]);
             }
             if (sent == nullptr || !named[c]) continue;
             uint8_t taken[CHUNK] = {};
-            for (int i = 0; i < decided.n; i++) taken[decided.places[i]] = decided.codes[i] > 0;
+            for (int i = 0; i < decided.n; i++) taken[decided.places[i]] = decided.table[decided.selectors[i]] > 0;
             unpack(sent + c * fmt->chunk_bytes, *fmt, mine);
             float* left = e + c * CHUNK;
+            float values[2 * LEVELS_MAX];
+            look_up(mine, *fmt, table, values);
             for (int i = 0; i < mine.n; i++) {
-                if (taken[mine.places[i]]) left[mine.places[i]] -= table[mine.codes[i] + CODES * mine.negative[i]];
+                const float value = values[mine.selectors[i] + LEVELS_MAX * mine.negative[i]];
+                left[mine.places[i]] -= taken[mine.places[i]] ? value : 0.0f;
             }
         }
         return -1;
