@@ -56,6 +56,7 @@ _REMEDIES: Final = {
     errno.ENOSPC: "the disk is full; free some space and start again, nothing that was decided is lost",
     errno.EDQUOT: "your share of the disk is full; free some space and start again, nothing that was decided is lost",
     errno.EROFS: "the disk is read-only; give a directory on another one with --state-dir",
+    errno.ENAMETOOLONG: "a name as long as that is not possible here; give a shorter path",
     errno.EMFILE: "too many open files; allow more, for instance with `ulimit -n 4096`",
     errno.ENFILE: "too many open files on this machine; end other programs",
 }

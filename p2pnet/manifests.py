@@ -53,7 +53,7 @@ def make_manifest(
         task_options=_task_options(config.task),
         inner=config.training.inner.kind,
         inner_options=write_options(config.training.inner),
-        codec=Codec(config.codec.k, config.codec.k_result, config.codec.level_bias, config.codec.value_bits),
+        codec=_codec(config),
         policy=_policy(config),
         parameters=table,
         initial=hashlib.sha256(initial).digest(),
@@ -93,6 +93,11 @@ def needed_bytes(manifest: Manifest, keep_results: int) -> int:
 def swarm_folder(state_dir: Path, swarm: bytes) -> Path:
     """Return where the files of a swarm (32 bytes, its id) lie in a state directory."""
     return state_dir / swarm.hex()[:FOLDER_CHARS]
+
+
+def _codec(config: SwarmConfig) -> Codec:
+    its = config.codec
+    return Codec(its.k, its.k_result, its.level_bias, its.value_bits, int(its.dense))
 
 
 def _task_options(task: BytesLmTask | CustomTask) -> tuple[Option, ...]:

@@ -38,7 +38,7 @@ def test_the_settings_become_whole_numbers_and_none_of_them_changes_on_the_way()
     assert (policy.window_ms, policy.grace_ms, policy.stall_ms) == (1250, 50, 3001)
     assert (policy.alpha_ppm, policy.beta_ppm) == (1_100_000, 123_456)
     assert (policy.h_steps, policy.round_samples, policy.overlap) == (7, 21, 0)
-    assert manifest.codec == WireCodec(64, 192, 32, 1)
+    assert manifest.codec == WireCodec(64, 192, 32, 1, 0)
     assert read_task(manifest.task, manifest.task_options) == replace(CONFIG.task, text=None)  # type: ignore[type-var]
     assert read_inner(manifest.inner, manifest.inner_options) == CONFIG.training.inner
     assert (manifest.initial, manifest.initial_bytes) == (hashlib.sha256(INITIAL).digest(), len(INITIAL))

@@ -141,6 +141,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
     )
     how = {1: "sign only", 2: "two levels", 3: "four levels"}[codec["value_bits"]]
     packing = f"k {codec['k']} of 4096, result {codec['k_result']}, {how}, level bias {codec['level_bias']}"
+    packing += ", dense" if codec["coding"] else ""
     smaller = f"{facts['compression_vs_fp32']:.1f}x less than fp32"
     groups = f"groups of up to {policy['group_size_max']}, reducers at least {policy['reducers_min']}"
     voting = f"up to {policy['voters_max']} voters, a vote after {policy['service_rounds']} rounds"

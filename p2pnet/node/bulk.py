@@ -15,6 +15,7 @@ from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host, Stream
 from p2pnet.node.reducing import open_output, reduce_slices
 from p2pnet.node.views import ROSTER_WAIT_S, Piece, View, Views
+from p2pnet.numerics.dense import restore, shorten
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.reduce import reduce_leaf
 from p2pnet.wire import merkle
@@ -45,20 +46,22 @@ class Bulk:
         round_id: int,
         chunks: int,
         formats: tuple[ChunkFormat, ChunkFormat],
+        is_dense: bool,
         verify: Verify,
         report: Callable[[ev.Event], None],
         blame: Callable[[PeerId, str], None],
         stored: Callable[[int, bytes], bytes | None],
     ) -> None:
-        """round_id: the round that is not decided yet.   formats: of payload and result.
+        """round_id: the round that is not decided yet.   formats: of payload and result.   is_dense: send dense-1.
 
         report: takes events for the core.   blame: told who broke which rule.   stored: parts that the ledger has.
         """
         self._host, self._swarm, self._chunks, self._verify = host, swarm, chunks, verify
-        self._in, self._out = formats
+        self._in, self._out, self._is_dense = *formats, is_dense
         self._report, self._blame, self._stored = report, blame, stored
         self._payloads: dict[int, tuple[bytes, merkle.Tree]] = {}  # by round
         self._outputs: dict[tuple[int, bytes], bytes] = {}  # round, root -> reduced bytes
+        self._frames: dict[tuple[int, bytes], bytes] = {}  # as they travel, where that differs
         self.views = Views(round_id)
         self._cpu = trio.CapacityLimiter(1)  # one reduction at a time, beside the training
         self._hashing = trio.CapacityLimiter(1)
@@ -79,6 +82,7 @@ class Bulk:
         oldest = self.views.oldest
         self._payloads = {r: kept for r, kept in self._payloads.items() if r >= oldest}
         self._outputs = {key: data for key, data in self._outputs.items() if key[0] >= oldest}
+        self._frames = {key: data for key, data in self._frames.items() if key[0] >= oldest}
 
     def output(self, round_id: int, root: bytes) -> bytes | None:
         """The reduced bytes with this root, if they are held."""
@@ -119,7 +123,7 @@ class Bulk:
         with trio.move_on_after(ROSTER_WAIT_S + 4 * (len(data) + output_bytes) / SLOW_BYTES_PER_S):
             async with await self._host.open_stream(to, PROTOCOL, ROSTER_WAIT_S) as stream:
                 await stream.send_frame(encode(request))
-                await stream.send_frame(data)
+                await stream.send_frame(await self._wrap(data, self._in))
                 raw = await stream.receive_frame(REDUCED_RAW_MAX)
                 try:
                     signed = open_signed((Reduced,), raw, self._verify, REDUCED_RAW_MAX)
@@ -129,7 +133,7 @@ class Bulk:
                 about = (message.swarm, message.round, message.view, message.part, message.roster)
                 if signed.peer != to or about != (self._swarm, effect.round, effect.view, part.index, view.roster):
                     raise PeerError(to, "exchange-1/R5", "a digest of something else")
-                output = await stream.receive_frame(output_bytes)
+                output = await self._unwrap(to, await stream.receive_frame(output_bytes), self._out, output_bytes)
                 if flaw := await self._take_output(effect.round, message.root, part, output):
                     raise PeerError(to, "exchange-1/R5", f"reduced bytes {flaw}")
                 self._report(ev.Heard(to, signed))
@@ -151,13 +155,15 @@ class Bulk:
         if output:
             root = merkle.root(await self._hash(output, self._out))
             self._outputs[effect.round, root] = output
+            if self._is_dense:  # once for all who wait for it
+                self._frames[effect.round, root] = await self._wrap(output, self._out)
             self._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
 
     def answer(self, effect: ev.Answer) -> None:
         """Let everybody who waits for this part have it."""
         view, output = self.views.find(effect.round, effect.view), self._outputs.get((effect.round, effect.root))
         if view is not None and output is not None:
-            view.answer(effect.part, effect.raw, output)
+            view.answer(effect.part, effect.raw, self._frames.get((effect.round, effect.root), output))
 
     async def gather(self, effect: ev.Gather) -> None:
         """Fetch a reduced part from the first source that has it."""
@@ -172,6 +178,7 @@ class Bulk:
             try:
                 timeout_s = ANSWER_S + 2 * size / SLOW_BYTES_PER_S
                 data = await self._host.request(source, PROTOCOL, request, timeout_s, size)
+                data = await self._unwrap(source, data, self._out, size) if data else data
                 flaw = await self._take_output(effect.round, effect.root, effect.part, data) if data else MALFORMED
                 if flaw == OTHER_ROOT:
                     raise PeerError(source, "exchange-1/R6", f"reduced bytes {flaw}")
@@ -226,7 +233,7 @@ class Bulk:
             if not answer.known or [proof.place for proof in answer.inputs] != wanted:
                 raise NetworkError("the reducer does not show the inputs")
             for proof in answer.inputs:
-                piece = await stream.receive_frame(leaf_bytes)
+                piece = await self._unwrap(effect.reducer, await stream.receive_frame(leaf_bytes), self._in, leaf_bytes)
                 root = view.exchange.commits[proof.place].message.payload_root
                 if not merkle.verify_inclusion(root, self.leaves, leaf, merkle.leaf_hash(piece), proof.proof):
                     # Not blamed: the proposer may have told it another roster for this view.
@@ -245,7 +252,8 @@ class Bulk:
             case Slice():
                 await self._receive_slice(stream, request)
             case GetOutput():
-                await self._send(stream, self.output(request.round, request.root) or b"")
+                output = self.output(request.round, request.root) or b""
+                await self._send(stream, await self._wrap(output, self._out))
             case GetLeaf():
                 await self._show_leaf(stream, request)
 
@@ -264,6 +272,7 @@ class Bulk:
             data = await stream.receive_frame(size)
         if data is None:
             raise PeerError(stream.peer, "exchange-1/R4", "announced a slice that did not come")
+        data = await self._unwrap(stream.peer, data, self._in, size)
         root, hashes = commit.message.payload_root, await self._hash(data, self._in)
         if len(data) != size or not merkle.verify_range(
             root, self.leaves, part.start, part.stop, hashes, request.proof
@@ -303,10 +312,24 @@ class Bulk:
                 self.leaves, part.start, part.stop, piece.hashes, piece.proof, part.start + leaf
             )
             proofs.append(LeafProof(place, proof))
-            frames.append(piece.data[start:stop])
+            leaf_data = piece.data[start:stop]
+            frames.append(shorten(leaf_data, self._in) if self._is_dense else leaf_data)
         return [encode(Leaves(tuple(proofs), (), 1)), *frames]
 
     # Inside ---------------------------------------------------------------------------------------------------------
+
+    async def _wrap(self, data: bytes, fmt: ChunkFormat) -> bytes:
+        """The frame in which whole chunks travel."""
+        return await self._beside(shorten, data, fmt) if self._is_dense and data else data
+
+    async def _unwrap(self, peer: PeerId, frame: bytes, fmt: ChunkFormat, size: int) -> bytes:
+        """The chunks that a frame of a peer stands for, `size` bytes if it is honest."""
+        if not self._is_dense or len(frame) == size:
+            return frame
+        try:
+            return await self._beside(restore, frame, fmt, size // fmt.chunk_bytes)
+        except WireError as error:
+            raise PeerError(peer, error.rule, error.detail) from error
 
     async def _send(self, stream: Stream, *frames: bytes) -> None:
         """Send frames to somebody who may not read them."""

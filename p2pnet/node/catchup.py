@@ -10,13 +10,14 @@ from pathlib import Path
 import trio
 
 from p2pnet.core.parts import CHUNKS_PER_LEAF, Part
-from p2pnet.errors import ConfigError, NetworkError, PeerError
+from p2pnet.errors import ConfigError, NetworkError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host
 from p2pnet.node import bridge as br
 from p2pnet.node.download import Download
 from p2pnet.node.history import History
 from p2pnet.node.snapshots import Snapshot, Snapshots, state_path
+from p2pnet.numerics.dense import restore
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import encode
@@ -62,7 +63,7 @@ class CatchUp:
         self._me, self._host, self._history, self._snapshots = me, host, history, snapshots
         self._bridge, self._told, self._sources, self._blame, self._progress = bridge, told, sources, blame, progress
         codec = history.manifest.codec
-        self._format = ChunkFormat(codec.k_result, codec.value_bits)
+        self._format, self._is_dense = ChunkFormat(codec.k_result, codec.value_bits), bool(codec.coding)
         self._downloads: dict[bytes, Download] = {}  # by digest: who lied is remembered
 
     async def run(self, stands: int) -> None:
@@ -139,6 +140,8 @@ class CatchUp:
             try:
                 timeout_s = ANSWER_S + 2 * size / SLOW_BYTES_PER_S
                 data = await self._host.request(peer, EXCHANGE, request, timeout_s, size)
+                if data and self._is_dense:
+                    data = await trio.to_thread.run_sync(restore, data, self._format, size // self._format.chunk_bytes)
                 if data and await trio.to_thread.run_sync(self._root, data) != root:
                     raise PeerError(peer, "exchange-1/R6", "reduced bytes with another root")
                 if data:
@@ -146,6 +149,9 @@ class CatchUp:
             except PeerError as error:
                 log.warning("result of round %d: %s", number, error)
                 self._blame(error.peer, error.rule)
+            except WireError as error:
+                log.warning("result of round %d from %s: %s", number, peer_id_text(peer), error)
+                self._blame(peer, error.rule)
             except NetworkError as error:
                 log.info("result of round %d from %s: %s", number, peer_id_text(peer), error)
         return None

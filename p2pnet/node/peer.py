@@ -16,7 +16,7 @@ from p2pnet.core.parts import CHUNKS_PER_LEAF
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
-from p2pnet.errors import BehindError, P2pnetError, WireError
+from p2pnet.errors import BehindError, ConfigError, P2pnetError, WireError
 from p2pnet.identity import Identity, verify
 from p2pnet.ledger.damage import LedgerError, damaged
 from p2pnet.ledger.log import Held, Ledger
@@ -28,6 +28,7 @@ from p2pnet.node.history import count_rounds, decision_of, entry_of, open_commit
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
 from p2pnet.node.snapshots import Snapshots
+from p2pnet.numerics import native
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import encode
@@ -80,6 +81,8 @@ class Peer:
     ) -> None:
         """caps_bps: what the operator allows, up and down; 0: no cap."""
         codec = swarm.manifest.codec
+        if codec.coding and (why := native.missing()) is not None:
+            raise ConfigError(f"this swarm sends dense-1, which only p2pnet's CPU library does: {why}")
         self._formats = (ChunkFormat(codec.k, codec.value_bits), ChunkFormat(codec.k_result, codec.value_bits))
         self.swarm, self.identity, self.host, self.bridge, self.diary = swarm, identity, host, bridge, diary
         self._reach = reach
@@ -92,8 +95,8 @@ class Peer:
         now_s = trio.current_time()
         state = replay(swarm.swarm, swarm.manifest, self._ledger)
         self.bulk = Bulk(
-            host, swarm.swarm, state.round, swarm.chunks, self._formats, verify, inbox.put, links.misbehaved,
-            self._ledger.part,
+            host, swarm.swarm, state.round, swarm.chunks, self._formats, bool(codec.coding), verify, inbox.put,
+            links.misbehaved, self._ledger.part,
         )  # fmt: skip
         payload_bytes = sum(fmt.payload_bytes(swarm.chunks) for fmt in self._formats)
         exchange_s = state.policy.grace_ms / 1000 + 2 * payload_bytes / SLOW_BYTES_PER_S

@@ -7,9 +7,11 @@ can; the torch code here is the reference, the fallback, and what names the rule
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from types import ModuleType
 from typing import Final, TypeAlias
 
 import torch
@@ -67,6 +69,10 @@ def encode(a: Tensor, fmt: ChunkFormat, level_bias: int) -> Tensor:
     payload = torch.empty((chunks, fmt.chunk_bytes), dtype=torch.uint8, device=a.device)
     if native.usable(a):
         if (bad := native.encode(a, fmt, level_bias, payload)) >= 0:
+            raise NotFiniteError(f"chunk {bad} holds a NaN or infinity")
+        return payload
+    if (kernels := gpu_kernels(a)) is not None:
+        if (bad := kernels.encode(a, fmt, level_bias, payload)) >= 0:
             raise NotFiniteError(f"chunk {bad} holds a NaN or infinity")
         return payload
     scratch: Tensor | None = None  # kept over the blocks, as fresh memory costs more than the arithmetic on it
@@ -168,6 +174,19 @@ def as_bytes(payload: Tensor) -> bytes:
     """Return the bytes of a payload, (chunks, chunk_bytes) uint8 on any device."""
     data: bytes = payload.contiguous().cpu().numpy().tobytes()
     return data
+
+
+def gpu_kernels(tensor: Tensor) -> ModuleType | None:
+    """Return the Triton kernels where they can work on this tensor; None on a CPU, or without Triton."""
+    return _kernels() if tensor.device.type == "cuda" else None
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    try:
+        return importlib.import_module("p2pnet.numerics.kernels")
+    except ImportError:  # a torch without Triton: its operators do the same work
+        return None
 
 
 def chunk_blocks(chunks: int, device: torch.device, values: int = CHUNK_VALUES) -> Iterator[slice]:

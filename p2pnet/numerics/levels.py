@@ -45,7 +45,7 @@ def nearest_codes(doubled: Tensor) -> Tensor:
     Code c + 1 is nearer than code c where 2 v > level(c) + level(c + 1). The right side is an integer, so rounding 2 v
     up to one changes no comparison, and cross-multiplying by the denominator of v gives the same answer.
     """
-    return torch.searchsorted(_midpoints(doubled.device), doubled)
+    return torch.searchsorted(midpoints(doubled.device), doubled)
 
 
 def level_integers(codes: Tensor) -> Tensor:
@@ -59,7 +59,7 @@ def _levels(device: torch.device) -> Tensor:
 
 
 @cache
-def _midpoints(device: torch.device) -> Tensor:
+def midpoints(device: torch.device) -> Tensor:
     """Return (255,) int64: twice the boundaries between neighbouring levels."""
     sums = [low + high for low, high in pairwise(LEVELS)]
     return torch.tensor(sums, dtype=torch.int64, device=device)

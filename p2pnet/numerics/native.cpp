@@ -524,6 +524,138 @@ struct Reducer {
     }
 };
 
+// --- dense-1: the same content as a stream of bits whose probabilities both sides work out. See protocols/dense-1.md.
+
+struct Model {  // of a bit: how likely a one is, of 2^16, and how often it was looked at
+    uint16_t one = 1 << 15;
+    uint16_t seen = 0;
+
+    void learn(bool bit) {
+        const int step = (int(bit) << 16) - int(bit) - int(one);
+        one = uint16_t(std::clamp(int(one) + step * 2 / (2 * int(seen) + 3), 32, (1 << 16) - 32));
+        seen = uint16_t(std::min(seen + 1, SEEN_MAX));
+    }
+    static constexpr int SEEN_MAX = 255;
+};
+
+// A range coder with carry, as LZMA has it (Martin 1979; Subbotin; Pavlov).
+struct BitEncoder {
+    std::vector<uint8_t> out;
+    uint64_t low = 0;
+    uint32_t range = 0xFFFFFFFF;
+    uint8_t held = 0;
+    int64_t pending = 0;
+    bool has_held = false;
+
+    void shift() {
+        if (low < 0xFF000000 || low >> 32) {
+            const uint8_t carry = uint8_t(low >> 32);
+            if (has_held) out.push_back(uint8_t(held + carry));
+            for (; pending > 0; pending--) out.push_back(uint8_t(0xFF + carry));
+            held = uint8_t(low >> 24);
+            has_held = true;
+        } else {
+            pending++;
+        }
+        low = (low & 0x00FFFFFF) << 8;
+    }
+    void put(bool bit, uint32_t one) {
+        const uint32_t bound = (range >> 16) * one;
+        if (bit) {
+            range = bound;
+        } else {
+            low += bound;
+            range -= bound;
+        }
+        for (; range < 1u << 24; range <<= 8) shift();
+    }
+    bool code(bool bit, uint32_t one) {
+        put(bit, one);
+        return bit;
+    }
+    void end() {
+        for (int i = 0; i < 5; i++) shift();
+    }
+};
+
+struct BitDecoder {
+    const uint8_t* at;
+    const uint8_t* end;
+    uint32_t value = 0, range = 0xFFFFFFFF;
+    bool is_short = false;  // whether more was asked for than there is
+
+    BitDecoder(const uint8_t* data, int64_t size) : at(data), end(data + size) {
+        for (int i = 0; i < 4; i++) value = value << 8 | next();
+    }
+    uint8_t next() {
+        if (at < end) return *at++;
+        is_short = true;
+        return 0;
+    }
+    bool code(bool, uint32_t one) {
+        const uint32_t bound = (range >> 16) * one;
+        const bool bit = value < bound;
+        if (bit) {
+            range = bound;
+        } else {
+            value -= bound;
+            range -= bound;
+        }
+        for (; range < 1u << 24; range <<= 8) value = value << 8 | next();
+        return bit;
+    }
+};
+
+// One slice, chunk by chunk; what is learnt from a chunk counts for the next. `Coder` says or asks.
+template <typename Coder>
+struct Dense {
+    Coder& coder;
+    Model is_full, sign, selector[LEVELS_MAX], level[LEVELS_MAX][CODES];
+    uint8_t before[LEVELS_MAX] = {};  // the levels of the chunk before
+
+    bool code(bool bit, Model& model) {
+        bit = coder.code(bit, model.one);
+        model.learn(bit);
+        return bit;
+    }
+    uint32_t code(uint32_t field, int width, Model* tree) {  // the highest bit first, each under those before it
+        uint32_t node = 1;
+        for (int i = width - 1; i >= 0; i--) node = node << 1 | uint32_t(code(field >> i & 1, tree[node]));
+        return node & ((1u << width) - 1);
+    }
+    // returns: false where a decoder met what no encoder says.
+    bool chunk(Values& values, const Format& its) {
+        int n = values.n;
+        if (its.value_bits == 1 && !code(n == its.k, is_full)) {
+            int said = 0;
+            for (int i = 11; i >= 0; i--) said = said << 1 | int(coder.code(n >> i & 1, 1 << 15));
+            n = said;
+            if (n >= its.k) return false;
+        } else {
+            n = its.k;
+        }
+        values.n = n;
+        for (int place = 0, found = 0; found < n; place++) {
+            if (place == CHUNK) return false;
+            const uint32_t one = std::min(uint32_t(uint64_t(n - found) << 16) / uint32_t(CHUNK - place), 0xFFFFu);
+            if (coder.code(values.places[found] == place, one)) values.places[found++] = uint16_t(place);
+        }
+        for (int i = 0; i < n; i++) values.negative[i] = coder.code(values.negative[i], 1 << 15);
+        if (its.value_bits > 1) {
+            for (int i = 0; i < n; i++) {
+                values.selectors[i] = uint8_t(code(values.selectors[i], its.selector_bits(), selector));
+            }
+        } else {
+            std::memset(values.selectors, 0, size_t(n));
+        }
+        for (int j = 0; j < its.levels(); j++) {
+            const uint32_t change = code(uint8_t(values.table[j] - before[j]), 8, level[j]);
+            values.table[j] = before[j] = uint8_t(before[j] + change);
+        }
+        return true;
+    }
+};
+
 // The entries of a chunk's levels in a table of 512: by level, then by level negated.
 template <typename Entry>
 void look_up(const Values& values, const Format& its, const Entry* table, Entry* found) {
@@ -659,6 +791,37 @@ void p2pnet_apply(
         }
         return -1;
     });
+}
+
+// Re-code chunks as dense-1. out: room for `room` bytes. returns: how many it takes, -1 for malformed chunks, -2 for more.
+int64_t p2pnet_dense_encode(const uint8_t* payload, int64_t chunks, const Format* fmt, uint8_t* out, int64_t room) {
+    BitEncoder coder;
+    Dense<BitEncoder> dense{coder, {}, {}, {}, {}};
+    Values values;
+    for (int64_t c = 0; c < chunks; c++) {
+        if (!unpack(payload + c * fmt->chunk_bytes, *fmt, values)) return -1;
+        values.places[values.n] = CHUNK;
+        dense.chunk(values, *fmt);
+        if (int64_t(coder.out.size()) > room) return -2;
+    }
+    coder.end();
+    if (int64_t(coder.out.size()) > room) return -2;
+    std::memcpy(out, coder.out.data(), coder.out.size());
+    return int64_t(coder.out.size());
+}
+
+// Undo it. payload: chunks * chunk_bytes. returns: -1, or a chunk at which the bytes are not what an encoder says.
+int64_t p2pnet_dense_decode(const uint8_t* data, int64_t size, int64_t chunks, const Format* fmt, uint8_t* payload) {
+    BitDecoder coder(data, size);
+    Dense<BitDecoder> dense{coder, {}, {}, {}, {}};
+    Values values;
+    for (int64_t c = 0; c < chunks; c++) {
+        values.n = 0;
+        std::memset(values.places, 0, sizeof values.places);
+        if (!dense.chunk(values, *fmt) || coder.is_short) return c;
+        pack(values, *fmt, payload + c * fmt->chunk_bytes);
+    }
+    return coder.at == coder.end ? -1 : chunks;
 }
 
 }  // extern "C"

@@ -133,6 +133,24 @@ def apply(
     )
 
 
+def dense_encode(payload: Tensor, fmt: ChunkFormat, coded: Tensor) -> int:
+    """Write well-formed chunks as dense-1. returns: bytes written; negative: malformed, or they do not fit `coded`."""
+    return int(
+        _library().p2pnet_dense_encode(
+            payload.data_ptr(), payload.shape[0], _format(fmt), coded.data_ptr(), coded.numel()
+        )
+    )
+
+
+def dense_decode(coded: Tensor, fmt: ChunkFormat, payload: Tensor) -> int:
+    """Undo it, into (chunks, fmt.chunk_bytes) uint8. returns: a chunk at which no encoder says this, or -1."""
+    return int(
+        _library().p2pnet_dense_decode(
+            coded.data_ptr(), coded.numel(), payload.shape[0], _format(fmt), payload.data_ptr()
+        )
+    )
+
+
 def source_sha256() -> str:
     """Return the hash of the source that the library was built from, in hex."""
     return str(_library().p2pnet_source().decode())
@@ -172,6 +190,8 @@ def _load() -> tuple[ctypes.CDLL | None, str | None]:
             c_int64,
             [POINTER(c_void_p), POINTER(c_int64), c_int64, c_int64, c_int64, form, form, pointer, c_int],
         ),
+        "dense_encode": (c_int64, [pointer, c_int64, form, pointer, c_int64]),
+        "dense_decode": (c_int64, [pointer, c_int64, c_int64, form, pointer]),
         "apply": (
             None,
             [pointer, pointer, c_int64, pointer, form, pointer, pointer, form, pointer, pointer, c_int],

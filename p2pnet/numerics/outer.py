@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from p2pnet.numerics import native
-from p2pnet.numerics.codec import Payload, Sparse, as_chunks, check, chunk_blocks, decode, value_table
+from p2pnet.numerics.codec import Payload, Sparse, as_chunks, check, chunk_blocks, decode, gpu_kernels, value_table
 from p2pnet.numerics.feedback import PPM, accepted, residual
 from p2pnet.numerics.formats import CHUNK_VALUES, ChunkFormat
 from p2pnet.numerics.levels import LEVELS, check_bias
@@ -35,7 +35,7 @@ def take_over(
     """
     fmt_result, fmt = formats
     data = as_chunks(result, fmt_result, theta.shape[0]).to(theta.device).contiguous()
-    steps = _step_table(level_bias, alpha_ppm, theta.device)
+    steps = step_table(level_bias, alpha_ppm, theta.device)
     if native.usable(theta, a, data, named) and (sent is None or native.usable(sent)):
         check(data, fmt_result)
         values = value_table(level_bias, theta.device)
@@ -45,7 +45,10 @@ def take_over(
     if sent is not None:
         mine = decode(sent, fmt)
         residual(a, mine, accepted(mine, decided, named.to(theta.device)), level_bias, out=a)
-    apply_result(theta, decided, fmt_result, level_bias, alpha_ppm)
+    if (kernels := gpu_kernels(theta)) is not None:
+        kernels.move(theta, data, fmt_result, steps)
+    else:
+        apply_result(theta, decided, fmt_result, level_bias, alpha_ppm)
 
 
 def apply_result(
@@ -66,7 +69,7 @@ def apply_result(
     sparse = result if isinstance(result, Sparse) else decode(result, fmt, theta.shape[0])
     if sparse.codes.shape != (theta.shape[0], fmt.k):
         raise ValueError(f"a result of shape {tuple(sparse.codes.shape)} for {theta.shape[0]} chunks")
-    steps = _step_table(level_bias, alpha_ppm, theta.device)
+    steps = step_table(level_bias, alpha_ppm, theta.device)
     for block in chunk_blocks(theta.shape[0], theta.device, values=8 * fmt.k):
         part = Sparse(sparse.indices[block], sparse.codes[block], sparse.negative[block]).to(theta.device)
         indices = part.indices.to(torch.int64)
@@ -76,7 +79,7 @@ def apply_result(
 
 
 @cache
-def _step_table(level_bias: int, alpha_ppm: int, device: torch.device) -> Tensor:
+def step_table(level_bias: int, alpha_ppm: int, device: torch.device) -> Tensor:
     """Return (512,) float64: alpha * u for the level of each code, then for its negative, rounded once."""
     check_bias(level_bias)
     if not 0 <= alpha_ppm <= ALPHA_PPM_MAX:

@@ -57,6 +57,7 @@ class Codec(Message):
     k_result: Annotated[int, Range(8, 2048)]  # the same of a result chunk
     level_bias: Annotated[int, Range(0, 129)]
     value_bits: Annotated[int, Range(1, 3)]  # of a value: its sign, and which of 1, 2 or 4 levels it is at
+    coding: Annotated[int, Range(0, 1)]  # 0: payloads and results travel as they are; 1: as dense-1
 
 
 @dataclass(frozen=True, slots=True)

@@ -111,7 +111,9 @@ def test_a_file_that_does_not_fit_leaves_the_old_one_and_no_half(tmp_path: Path)
         assert [one.name for one in folder.iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.EDQUOT, errno.ENAMETOOLONG]
+)
 def test_what_the_machine_has_run_out_of_is_said_wherever_it_shows(number: int) -> None:
     error = as_config_error(OSError(number, os.strerror(number), "/some/file"))
     assert error is not None

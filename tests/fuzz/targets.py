@@ -30,9 +30,11 @@ from p2pnet.net.framing import FRAME_BYTES_MAX, decode_length, encode_length
 from p2pnet.net.host import split_addr
 from p2pnet.node.commands import POINTER_NAME, CommandSocket, ask_node
 from p2pnet.node.content import Content
-from p2pnet.numerics.codec import as_bytes
+from p2pnet.numerics import native
+from p2pnet.numerics.codec import as_bytes, check
 from p2pnet.numerics.codec import decode as decode_chunks
 from p2pnet.numerics.codec import pack as pack_chunks
+from p2pnet.numerics.dense import restore, shorten
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.schema import load_file
@@ -46,6 +48,7 @@ from p2pnet.wire.round import decode_outcome, open_round_message
 from p2pnet.wire.signing import Signed, open_signed
 from tests.fuzz.material import vector_bytes
 from tests.ledger.writer import GENESIS, SWARM, make_entry, open_ledger, part_bytes
+from tests.vectors import vectors
 
 PAGES = {
     "exchange": (exchange.MESSAGES, "exchange-1"),
@@ -55,7 +58,7 @@ PAGES = {
     "round": (rounds.MESSAGES, "round-1"),
     "swarm": (manifest.MESSAGES, "swarm-1"),
 }
-FORMATS = tuple(ChunkFormat(k, bits) for bits in (2, 1) for k in (8, 13, 64, 1024, 1100))
+FORMATS = tuple(ChunkFormat(k, bits) for bits in (2, 1, 3) for k in (8, 13, 64, 1024, 1100))
 SLICES = ((ChunkFormat(8, 2), ChunkFormat(13, 2)), (ChunkFormat(8, 1), ChunkFormat(13, 1)))  # of members, of the result
 LEDGER_ROUNDS = 12
 PEER = b"12D3KooWGRYZDHBembyGJQqQ6WgLqJWYNjnECJwGBnCg8vbCeo8F"
@@ -158,11 +161,34 @@ def read_chunks(data: bytes) -> None:
     """A payload has one encoding, or is refused."""
     fmt = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0]
     data = data[1:]
+    refused = []
+    for reading in (check, decode_chunks):
+        try:
+            reading(data, fmt)
+        except WireError as error:
+            refused.append(str(error))
+    assert len(set(refused)) < 2
+    assert len(refused) in {0, 2}
     with suppress(WireError):
         sparse = decode_chunks(data, fmt)
         codes, indices = sparse.codes.long(), sparse.indices.long()
         if len(indices):
             assert as_bytes(pack_chunks(indices, codes, sparse.negative, fmt)) == data
+
+
+def read_dense(data: bytes) -> None:
+    """A frame says as many chunks as were expected, or is refused."""
+    fmt, chunks = FORMATS[data[0] % len(FORMATS)] if data else FORMATS[0], 1 + len(data) % 3
+    with suppress(WireError):
+        payload = restore(data[1:], fmt, chunks)
+        assert len(payload) == fmt.payload_bytes(chunks)
+        assert restore(shorten(payload, fmt), fmt, chunks) == payload
+
+
+def dense_seeds() -> tuple[bytes, ...]:
+    """Frames of the vectors, for every format."""
+    found = [bytes.fromhex(param.values[0]["dense"]) for param in vectors("dense-1", "dense")]
+    return tuple(bytes([which]) + data for data in found for which in range(len(FORMATS)))
 
 
 def reduce_slices(data: bytes) -> None:
@@ -452,6 +478,7 @@ TARGETS: tuple[Target, ...] = (
     Target("frame", read_frame, lambda: vector_bytes("frame-1")),
     Target("chunks", read_chunks, chunk_seeds),
     Target("slices", reduce_slices, slice_seeds),
+    *([Target("dense", read_dense, dense_seeds)] if native.missing() is None else []),
     Target("daemon", read_daemon, daemon_seeds),
     Target("address", read_address, lambda: ADDRESSES),
     Target("key", read_key, lambda: vector_bytes("identity-1")),

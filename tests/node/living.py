@@ -219,7 +219,7 @@ def half_frozen() -> nn.Module:
 
 @asynccontextmanager
 async def open_place(
-    folder: Path, founders: int = 2, make_model: Callable[[], nn.Module] = linear, **policy: Any
+    folder: Path, founders: int = 2, make_model: Callable[[], nn.Module] = linear, dense: bool = False, **policy: Any
 ) -> AsyncIterator[Place]:
     """A swarm founded by members 1 to `founders`; all ends with the block."""
     settings = {"grace_s": 0.4, "stall_s": 5.0, "service_rounds": 1, "snapshot_rounds": EVERY} | policy
@@ -227,7 +227,7 @@ async def open_place(
         swarm=SwarmSection("tests", founders=tuple(identity(number).peer for number in range(1, founders + 1))),
         task=CustomTask("custom", batch_size=4),
         training=Training(h_steps=2, window_s=10.0),
-        codec=Codec(k=8, k_result=16),
+        codec=Codec(k=8, k_result=16, dense=dense),
         policy=Policy(**settings),
     )
     key = folder / "creator.key"

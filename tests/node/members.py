@@ -58,8 +58,8 @@ def manifest(founders: tuple[PeerId, ...], name: str = "tests", initial: bytes =
     )  # fmt: skip
     row = ParameterRow("weight", "float32", (CHUNKS, 4096), 1)
     message = Manifest(
-        name, 1, b"", "open", "custom", (), "adamw", (), Codec(K, K_RESULT, LEVEL_BIAS, 2), policy, (row,), initial, 1,
-        tuple(sorted(founders)),
+        name, 1, b"", "open", "custom", (), "adamw", (), Codec(K, K_RESULT, LEVEL_BIAS, 2, 0), policy, (row,), initial,
+        1, tuple(sorted(founders)),
     )  # fmt: skip
     author = identity(200)
     return sign_message(message, author.peer, author.sign)
@@ -220,13 +220,13 @@ class Recorder:
         return event
 
 
-def make_bulk(world: World, host: MemoryHost) -> tuple[Bulk, Recorder]:
+def make_bulk(world: World, host: MemoryHost, is_dense: bool = False) -> tuple[Bulk, Recorder]:
     """Bulk alone, for a host."""
     from p2pnet.identity import verify
 
     recorder = Recorder()
     bulk = Bulk(
-        host, world.swarm, 0, CHUNKS, FORMATS, verify, recorder.events.append,
+        host, world.swarm, 0, CHUNKS, FORMATS, is_dense, verify, recorder.events.append,
         lambda peer, rule: recorder.blamed.append((peer, rule)), lambda _round, _root: None,
     )  # fmt: skip
     return bulk, recorder

@@ -22,8 +22,11 @@ from tests.node.living import EVERY, agree, half_frozen, open_place
 from tests.node.members import until
 
 
-async def test_a_late_joiner_starts_from_a_members_state_and_contributes_within_two_rounds(tmp_path: Path) -> None:
-    async with open_place(tmp_path) as place:
+@pytest.mark.parametrize("dense", [False, True], ids=["as-they-are", "dense"])
+async def test_a_late_joiner_starts_from_a_members_state_and_contributes_within_two_rounds(
+    tmp_path: Path, dense: bool
+) -> None:
+    async with open_place(tmp_path, dense=dense) as place:
         founders = await place.started(1, 2)
         for founder in founders:
             await founder.reach(3 * EVERY)

@@ -1,4 +1,4 @@
-"""Write protocols/vectors/codec-1 and reduce-1, from `reference.py` and never from p2pnet.
+"""Write protocols/vectors/codec-1, dense-1 and reduce-1, from `reference.py` and never from p2pnet.
 
 Run `python -m tests.numerics.make_vectors` from the repository's root.
 """
@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.numerics import reference as ref
+from tests.numerics import reference_dense
 from tests.numerics.reference import CHUNK, Value
 from tests.vectors import VECTORS
 
@@ -41,7 +42,7 @@ def all_cases() -> dict[str, dict[str, Case]]:
     reduce = {**dict(reductions()), **dict(steps())}
     return {
         page: {name: {"page": page, **case} for name, case in cases.items()}
-        for page, cases in (("codec-1", codec), ("reduce-1", reduce))
+        for page, cases in (("codec-1", codec), ("dense-1", dict(dense())), ("reduce-1", reduce))
     }
 
 
@@ -256,6 +257,38 @@ def layouts() -> Iterator[tuple[str, Case]]:
         "layout-of-small-tensors",
         case({"z": [2, 2], "Z": [3], "é": [1]}, [["Z", 0, 0, 3], ["z", 0, 3, 4], ["é", 0, 7, 1]], 1),
     )
+
+
+# --- dense-1
+
+
+def dense() -> Iterator[tuple[str, Case]]:
+    def case(k: int, bits: int, *chunks: list[int], level_bias: int = 32) -> Case:
+        payload = [ref.encode_chunk(patterns, k, level_bias, bits) for patterns in chunks]
+        frame = reference_dense.write(ref.read(b"".join(payload), k, bits), k, bits)
+        assert reference_dense.read(frame, len(chunks), k, bits) == b"".join(payload)
+        assert len(frame) < len(b"".join(payload))
+        case = {"kind": "dense", "valid": True, "k": k, "value_bits": bits, "chunks": len(chunks)}
+        return case | {"payload": [data.hex() for data in payload], "dense": frame.hex()}
+
+    def lie(rule: str, frame: bytes, k: int, bits: int, chunks: int) -> Case:
+        found = {"kind": "dense", "valid": False, "rule": f"dense-1/{rule}", "k": k, "value_bits": bits}
+        return found | {"chunks": chunks, "dense": frame.hex()}
+
+    one = patterns_of(listed((2, ref.to_pattern(1.0)), (700, ref.to_pattern(1.0) | NEGATIVE)))
+    for k, bits in ((64, 1), (64, 2), (64, 3), (512, 1), (1536, 1)):
+        yield f"three-chunks-k{k}-bits{bits}", case(k, bits, *(ref.noise(k + i, spread=4) for i in range(3)))
+    yield "few-values", case(64, 1, one, ref.noise(1), [0] * CHUNK)
+    yield "nothing", case(64, 1, [0] * CHUNK, [0] * CHUNK)
+    good = bytes.fromhex(case(64, 2, ref.noise(1), ref.noise(2))["dense"])
+    yield "longer-than-the-chunks", lie("R1", bytes(165), 64, 2, 2)
+    yield "cut", lie("R2", good[:-9], 64, 2, 2)
+    yield "trailing-byte", lie("R2", good + b"\0", 64, 2, 2)
+    yield "empty", lie("R2", b"", 64, 2, 2)
+    writer = reference_dense.Writer()
+    for place in range(CHUNK):  # 64 values are to come, and none does
+        writer(0, min(64 * 65536 // (CHUNK - place), 65535))
+    yield "values-without-a-place", lie("R2", writer.bytes(), 64, 2, 3)
 
 
 # --- reduce-1
