@@ -89,6 +89,14 @@ SWEEP: Final[dict[str, tuple[str, ...]]] = {
         "p2pnet muon momentum=0.9 adamw_lr=0.01 h=4 alpha=1.6 beta=1.0",
         "p2pnet muon momentum=0.9 adamw_lr=0.01 h=8 alpha=1.1 beta=1.0",
     ),
+    "p2pnet at equal bytes: one, two and four levels, fewer values for more bits": (
+        "p2pnet muon momentum=0.9 adamw_lr=0.01 h=4 alpha=1.3 beta=1.0 k=344 k_result=1032 value_bits=2",
+        "p2pnet muon momentum=0.9 adamw_lr=0.01 h=4 alpha=1.3 beta=1.0 k=288 k_result=864 value_bits=3",
+    ),
+    "the batch of a peer, as many samples and bytes in a round": (
+        "p2pnet muon momentum=0.9 adamw_lr=0.01 h=8 alpha=1.3 beta=1.0 batch=4 steps=1200 lr=0.014",
+        "p2pnet muon momentum=0.9 adamw_lr=0.01 h=2 alpha=1.3 beta=1.0 batch=16 steps=300 lr=0.028",
+    ),
     "the final settings, and both in fp32 throughout": (
         "p2pnet muon momentum=0.9 adamw_lr=0.01 h=4 alpha=1.3 beta=1.0",
         "p2pnet muon momentum=0.9 adamw_lr=0.01 h=4 alpha=1.3 beta=1.0 fp32=1",
