@@ -6,10 +6,10 @@ Three tasks, 4 peers each, in one process with the node's numerics: text (the de
 (scikit-learn's digits, an MLP, AdamW) and a series (Mackey-Glass, an MLP on 64 lags, AdamW). Accumulators, payloads and
 results are taken from the second half of the rounds.
 
-Energy is the share of an accumulator's squared length that a payload of so many bytes takes along. The field's
-layout, as of SparseLoCo (arXiv:2508.15706), has indices of 12 bits, and for each value a sign and one of two levels of the whole
-tensor. Contexts are where the last eight results had their values: the bits of a choice that knows them are those of an
-ideal coder that learns each context's share as it goes (Krichevsky, Trofimov 1981), and of a sign likewise.
+Energy is the share of an accumulator's squared length that a payload of so many bytes takes along. The field's layout,
+as of SparseLoCo (arXiv:2508.15706), has indices of 12 bits, and for each value a sign and one of two levels of a whole
+tensor. Contexts are where the last eight results had their values: the bits of a choice that knows them are those of
+an ideal coder that learns each context's share as it goes (Krichevsky, Trofimov 1981), and of a sign likewise.
 """
 
 from __future__ import annotations

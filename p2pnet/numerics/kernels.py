@@ -71,8 +71,79 @@ def _nearest_code(doubled, midpoints):
 
 
 @triton.jit
-def _mean(total, count):
-    return total // tl.maximum(count, 1)
+def _mean(total, count, otherwise):
+    """Rounded down; a level without values stays."""
+    return tl.where(count > 0, total // tl.maximum(count, 1), otherwise)
+
+
+@triton.jit
+def _over(wide, chosen, edge):
+    """How many of the chosen magnitudes are over half of an edge, and their sum."""
+    is_over = chosen & (wide * 2 > edge)
+    return tl.sum(is_over.to(tl.int64), 0), tl.sum(tl.where(is_over, wide, 0), 0)
+
+
+@triton.jit
+def _two_levels(wide, chosen, k, least, most, mean):
+    """See selection.lloyd_levels."""
+    first, second, total = least, tl.where(least == 0, mean, most), tl.sum(wide, 0)
+    for _ in range(_PASSES):
+        over, over_total = _over(wide, chosen, first + second)
+        first = tl.where(least == 0, 0, _mean(total - over_total, k - over, first))
+        second = _mean(over_total, over, second)
+    return first, second
+
+
+@triton.jit
+def _four_levels(wide, chosen, k, least, most, low, high):
+    """See selection.lloyd_levels."""
+    first = tl.where(least == 0, 0, (least + low) // 2)
+    second = tl.where(least == 0, high // 2, low)
+    third, fourth, total = high, (high + most) // 2, tl.sum(wide, 0)
+    for _ in range(_PASSES):
+        over_1, total_1 = _over(wide, chosen, first + second)
+        over_2, total_2 = _over(wide, chosen, second + third)
+        over_3, total_3 = _over(wide, chosen, third + fourth)
+        first = tl.where(least == 0, 0, _mean(total - total_1, k - over_1, first))
+        second = _mean(total_1 - total_2, over_1 - over_2, second)
+        third = _mean(total_2 - total_3, over_2 - over_3, third)
+        fourth = _mean(total_3, over_3, fourth)
+    return first, second, third, fourth
+
+
+@triton.jit
+def _choose_largest(pattern, k):
+    """The k largest, the lower places of equal ones: the k-th largest pattern from its highest bit down."""
+    last = 0
+    for step in range(31):
+        wanted = last | (1 << (30 - step))
+        last = tl.where(tl.sum((pattern >= wanted).to(tl.int32), 0) >= k, wanted, last)
+    is_larger, is_equal = pattern > last, pattern == last
+    room = k - tl.sum(is_larger.to(tl.int32), 0)
+    return is_larger | (is_equal & (tl.cumsum(is_equal.to(tl.int32), 0) <= room))
+
+
+@triton.jit
+def _say_levels(levels, sent, selector, code_1, code_2, code_3, code_4, LEVELS: tl.constexpr):
+    """Write the codes that occur, each once, the last one again in what is left: see codec.pack.
+
+    returns: for each value the number of its level, and whether that is not zero.
+    """
+    said, lowest, count = -1, 0, 0
+    number = selector * 0
+    code = code_1
+    for j in tl.static_range(LEVELS):
+        code = code_1 if j == 0 else (code_2 if j == 1 else (code_3 if j == 2 else code_4))
+        is_used = tl.max((sent & (selector == j)).to(tl.int32), 0) > 0
+        is_new = is_used.to(tl.int32) * (code != said).to(tl.int32) > 0
+        tl.store(levels + count, code.to(tl.uint8), mask=is_new)
+        lowest = tl.where((count == 0) & is_new, code, lowest)
+        said = tl.where(is_new, code, said)
+        count += is_new.to(tl.int32)
+        number = tl.where(selector == j, count - 1, number)
+    for j in tl.static_range(LEVELS):
+        tl.store(levels + j, said.to(tl.uint8), mask=j >= count)
+    return number, number + (lowest > 0).to(tl.int32) > 0
 
 
 @triton.jit
@@ -88,105 +159,45 @@ def _choose(
     top = tl.max(pattern, 0)
     if top >= _INFINITY_BITS:
         tl.atomic_min(bad, start + tl.program_id(0))
-
-    # The k-th largest pattern, from its highest bit down.
-    last = 0
-    for step in range(31):
-        wanted = last | (1 << (30 - step))
-        last = tl.where(tl.sum((pattern >= wanted).to(tl.int32), 0) >= k, wanted, last)
-    is_larger, is_equal = pattern > last, pattern == last
-    room = k - tl.sum(is_larger.to(tl.int32), 0)
-    chosen = is_larger | (is_equal & (tl.cumsum(is_equal.to(tl.int32), 0) <= room))
+    chosen = _choose_largest(pattern, k)
 
     # To integers in units of the largest one's last bit, rounded down.
     top_exponent = tl.maximum(top >> 23, 1)
-    exponent = tl.maximum(pattern >> 23, 1)
     mantissa = (pattern & 0x7FFFFF) | ((pattern >= (1 << 23)).to(tl.int32) << 23)
-    magnitude = mantissa >> tl.minimum(top_exponent - exponent, 31)
+    magnitude = mantissa >> tl.minimum(top_exponent - tl.maximum(pattern >> 23, 1), 31)
     wide = tl.where(chosen, magnitude, 0).to(tl.int64)
-    total = tl.sum(wide, 0)
-    some = tl.sum((wide > 0).to(tl.int64), 0)
-    shift = tl.minimum(tl.maximum(top_exponent - 150 + level_bias, -25), 36).to(tl.int64)
-    up, down = tl.maximum(shift, 0), tl.maximum(-shift, 0)
-    one = tl.full((), 1, tl.int64)
-    rounding = (one << down) - 1
-
-    # Levels: see selection.lloyd_levels.
-    mean = _mean(total, some)
-    selector = tl.zeros((CHUNK,), tl.int32)
+    mean = tl.sum(wide, 0) // tl.maximum(tl.sum((wide > 0).to(tl.int64), 0), 1)
     least = tl.min(tl.where(chosen, magnitude, _LARGEST), 0).to(tl.int64)
     most = tl.max(tl.where(chosen, magnitude, 0), 0).to(tl.int64)
-    some_zero = least == 0
-    first, second, third, fourth = least, tl.where(some_zero, mean, most), most, most
-    if LEVELS == 1:
-        first = mean
-    else:
-        for _ in range(_PASSES):
-            is_over = chosen & (wide * 2 > first + second)
-            over = tl.sum(is_over.to(tl.int64), 0)
-            over_total = tl.sum(tl.where(is_over, wide, 0), 0)
-            first = tl.where(k - over > 0, _mean(total - over_total, k - over), first)
-            first = tl.where(some_zero, 0, first)
-            second = tl.where(over > 0, _mean(over_total, over), second)
-    if LEVELS == 4:
-        third, fourth = second, (second + most) // 2
-        second = tl.where(some_zero, third // 2, first)
-        first = tl.where(some_zero, 0, (least + first) // 2)
-        for _ in range(_PASSES):
-            over_1 = chosen & (wide * 2 > first + second)
-            over_2 = chosen & (wide * 2 > second + third)
-            over_3 = chosen & (wide * 2 > third + fourth)
-            count_1, total_1 = tl.sum(over_1.to(tl.int64), 0), tl.sum(tl.where(over_1, wide, 0), 0)
-            count_2, total_2 = tl.sum(over_2.to(tl.int64), 0), tl.sum(tl.where(over_2, wide, 0), 0)
-            count_3, total_3 = tl.sum(over_3.to(tl.int64), 0), tl.sum(tl.where(over_3, wide, 0), 0)
-            first = tl.where(k - count_1 > 0, _mean(total - total_1, k - count_1), first)
-            first = tl.where(some_zero, 0, first)
-            second = tl.where(count_1 - count_2 > 0, _mean(total_1 - total_2, count_1 - count_2), second)
-            third = tl.where(count_2 - count_3 > 0, _mean(total_2 - total_3, count_2 - count_3), third)
-            fourth = tl.where(count_3 > 0, _mean(total_3, count_3), fourth)
+    shift = tl.minimum(tl.maximum(top_exponent - 150 + level_bias, -25), 36).to(tl.int64)
+    up, down = tl.maximum(shift, 0), tl.maximum(-shift, 0)
+    rounding = (tl.full((), 1, tl.int64) << down) - 1
 
-    # Codes, and which one each value is nearest to.
+    first, second, third, fourth = mean, mean, mean, mean
+    if LEVELS >= 2:
+        first, second = _two_levels(wide, chosen, k, least, most, mean)
+    if LEVELS == 4:
+        first, second, third, fourth = _four_levels(wide, chosen, k, least, most, first, second)
     code_1 = _nearest_code(((first * 2 << up) + rounding) >> down, midpoints)
     code_2, code_3, code_4 = code_1, code_1, code_1
-    doubled = wide * 2 << up
+    selector = tl.zeros((CHUNK,), tl.int32)
     if LEVELS >= 2:
         code_2 = _nearest_code(((second * 2 << up) + rounding) >> down, midpoints)
-        edge = (tl.load(level_table + code_1) + tl.load(level_table + code_2)) << down
-        selector += (doubled > edge).to(tl.int32)
+        selector += _is_over(wide, up, down, code_1, code_2, level_table)
     if LEVELS == 4:
         code_3 = _nearest_code(((third * 2 << up) + rounding) >> down, midpoints)
         code_4 = _nearest_code(((fourth * 2 << up) + rounding) >> down, midpoints)
-        edge = (tl.load(level_table + code_2) + tl.load(level_table + code_3)) << down
-        selector += (doubled > edge).to(tl.int32)
-        edge = (tl.load(level_table + code_3) + tl.load(level_table + code_4)) << down
-        selector += (doubled > edge).to(tl.int32)
+        selector += _is_over(wide, up, down, code_2, code_3, level_table)
+        selector += _is_over(wide, up, down, code_3, code_4, level_table)
 
-    # Say the levels that occur, each once, the last one again in what is left: see codec.pack.
-    sent = chosen
     levels = payload + (chunk + 1) * chunk_bytes - LEVELS
-    has_level = tl.zeros((CHUNK,), tl.int32) + code_1 > 0
-    if LEVELS == 1:
+    if LEVELS == 1:  # zeros do not travel
         sent = tl.where(chosen, magnitude, 0) * (code_1 > 0).to(tl.int32) > 0
+        has_level = sent
         tl.store(levels, code_1.to(tl.uint8))
     else:
-        said = -1
-        lowest = 0
-        count = 0
-        number = tl.zeros((CHUNK,), tl.int32)
-        code = code_1
-        for j in tl.static_range(LEVELS):
-            code = code_1 if j == 0 else (code_2 if j == 1 else (code_3 if j == 2 else code_4))
-            is_used = tl.max((sent & (selector == j)).to(tl.int32), 0) > 0
-            is_new = is_used.to(tl.int32) * (code != said).to(tl.int32) > 0
-            tl.store(levels + count, code.to(tl.uint8), mask=is_new)
-            lowest = tl.where((count == 0) & is_new, code, lowest)
-            said = tl.where(is_new, code, said)
-            count += is_new.to(tl.int32)
-            number = tl.where(selector == j, count - 1, number)
-        for j in tl.static_range(LEVELS):
-            tl.store(levels + j, said.to(tl.uint8), mask=j >= count)
-        selector = number
-        has_level = selector + (lowest > 0).to(tl.int32) > 0
+        sent = chosen
+        selector, has_level = _say_levels(levels, sent, selector, code_1, code_2, code_3, code_4, LEVELS)
 
     rank = tl.cumsum(sent.to(tl.int32), 0) - 1
     to = chunk * k + rank
@@ -196,6 +207,13 @@ def _choose(
         tl.store(selectors + to, selector.to(tl.uint8), mask=sent)
     bit = place if IS_MAP else (place >> LOW_BITS) + rank
     tl.store(marks + chunk * width + bit, tl.full((CHUNK,), 1, tl.uint8), mask=sent)
+
+
+@triton.jit
+def _is_over(wide, up, down, code, next_code, level_table):
+    """Whether magnitudes are nearer to the next coded level. Returns 0 or 1 for each."""
+    edge = (tl.load(level_table + code) + tl.load(level_table + next_code)) << down
+    return ((wide * 2 << up) > edge).to(tl.int32)
 
 
 @triton.jit

@@ -18,11 +18,10 @@
 namespace {
 
 constexpr int CHUNK = 4096;
-constexpr int CHUNK_BITS = 12;
 constexpr int K_MAX = 2048;
 constexpr int K_WORD_MAX = 1024;
 constexpr int LEVELS_MAX = 4;
-constexpr int SHORT = 128;
+constexpr int SHORT = 128;  // values whose 24 bits sum up to no more than 32
 constexpr int CODES = 256;
 constexpr int LLOYD_PASSES = 4;
 constexpr int SHIFT_MIN = -25, SHIFT_MAX = 36;  // codec.py says why

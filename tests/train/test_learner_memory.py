@@ -1,4 +1,4 @@
-"""An update is encoded tensor by tensor into what is there already: next to no memory beside theta, e and the payload."""
+"""An update is encoded tensor by tensor into what is there: next to no memory beside theta, e and the payload."""
 
 from __future__ import annotations
 
