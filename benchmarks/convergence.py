@@ -119,7 +119,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes at a time, one thread each (default 2)")
     parser.add_argument("--again", action="store_true", help="repeat the verb's runs")
     parser.add_argument("--results", type=Path, default=RESULTS, metavar="FOLDER")
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     store = Store(options.results / "convergence.json")
     sweep = [arm for arms in SWEEP.values() for arm in arms]
     first, rest = list(FINAL.values())[:3], list(FINAL.values())[3:]  # what the targets compare, the others
