@@ -34,7 +34,7 @@ from p2pnet.train.models import ByteTransformer
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from benchmarks.arms import Arm, Bench, learner_chunks, run
+from benchmarks.arms import END_SAMPLES, GRID_SAMPLES, Arm, Bench, learner_chunks, run
 
 RESULTS: Final = Path(__file__).resolve().parent / "results"
 LINK_BPS: Final = 100e6  # the modelled link, each way
@@ -348,7 +348,11 @@ def plot(store: Store, path: Path) -> None:
     by_tokens.set_ylim(top=2.2)
     by_tokens.legend(frameon=False)
     seeds = ", ".join(f"{NAMES[name]} {len(of_seeds(store, name))}" for name in FINAL)
-    figure.suptitle(f"4 peers, 0.82 M parameters, {FINAL_STEPS} steps; seeds: {seeds}", fontsize=10)
+    figure.suptitle(
+        f"4 peers, 0.82 M parameters, {FINAL_STEPS} steps; seeds: {seeds}\n"
+        f"held-out passages: {GRID_SAMPLES}, at the curves' ends {END_SAMPLES}, which are easier",
+        fontsize=10,
+    )
     figure.savefig(path, format="png", facecolor="white")
 
 
