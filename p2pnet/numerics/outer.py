@@ -34,6 +34,10 @@ def take_over(
     Raises `WireError` for a malformed result; then nothing has changed.
     """
     fmt_result, fmt = formats
+    for chunks in (theta, a):
+        _check_chunks(chunks, theta.shape[0])
+    if sent is not None and (sent.shape, named.shape) != ((len(theta), fmt.chunk_bytes), (len(theta),)):
+        raise ValueError(f"a payload of shape {tuple(sent.shape)}, {tuple(named.shape)} named, {len(theta)} chunks")
     data = as_chunks(result, fmt_result, theta.shape[0]).to(theta.device).contiguous()
     steps = step_table(level_bias, alpha_ppm, theta.device)
     if native.usable(theta, a, data, named) and (sent is None or native.usable(sent)):
@@ -64,8 +68,7 @@ def apply_result(
     theta, decoded or not.   alpha = alpha_ppm / 10^6 in float64. Only the selected coordinates are touched.
     Raises `WireError` for a malformed result; theta is then unchanged.
     """
-    if theta.ndim != 2 or theta.shape[1] != CHUNK_VALUES or theta.dtype != torch.float32 or not theta.is_contiguous():
-        raise ValueError(f"expected contiguous float32 of shape (chunks, {CHUNK_VALUES}), got {theta.shape}")
+    _check_chunks(theta, theta.shape[0])
     sparse = result if isinstance(result, Sparse) else decode(result, fmt, theta.shape[0])
     if sparse.codes.shape != (theta.shape[0], fmt.k):
         raise ValueError(f"a result of shape {tuple(sparse.codes.shape)} for {theta.shape[0]} chunks")
@@ -76,6 +79,11 @@ def apply_result(
         before = theta[block].gather(1, indices)
         after = (before.to(torch.float64) - part.look_up(steps)).to(torch.float32)
         theta[block].scatter_(1, indices, after)
+
+
+def _check_chunks(values: Tensor, chunks: int) -> None:
+    if values.shape != (chunks, CHUNK_VALUES) or values.dtype != torch.float32 or not values.is_contiguous():
+        raise ValueError(f"expected contiguous float32 of shape ({chunks}, {CHUNK_VALUES}), got {tuple(values.shape)}")
 
 
 @cache

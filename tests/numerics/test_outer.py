@@ -121,3 +121,14 @@ def test_a_round_does_not_end_with_a_malformed_result() -> None:
         take_over(theta, a, result, sent, torch.ones(2, dtype=torch.bool), (fmt, fmt), 32, 1_000_000)
     assert theta.equal(before[0])
     assert a.equal(before[1])
+
+
+def test_the_end_of_a_round_wants_shapes_that_fit() -> None:
+    theta, fmt = made_up("normal", 1, 3), ChunkFormat(64)
+    payload, named = encode(theta, fmt, 32), torch.ones(3, dtype=torch.bool)
+    for a, sent, mine in (
+        (theta[:2], payload, named), (theta.double(), payload, named), (theta, payload[:2], named),
+        (theta, payload, named[:2]),
+    ):  # fmt: skip
+        with pytest.raises(ValueError, match="shape"):
+            take_over(theta, a, payload, sent, mine, (fmt, fmt), 32, 1_000_000)
