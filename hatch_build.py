@@ -19,9 +19,10 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 SOURCE = "p2pnet/numerics/native.cpp"
-LIBRARIES: dict[str, tuple[str, ...]] = {"p2pnet/numerics/_native.so": ()}
+# With a dot in the name nobody takes them for Python modules.
+LIBRARIES: dict[str, tuple[str, ...]] = {"p2pnet/numerics/_native.base.so": ()}
 if platform.machine() in {"x86_64", "AMD64"}:
-    LIBRARIES["p2pnet/numerics/_native_v3.so"] = ("-march=x86-64-v3",)
+    LIBRARIES["p2pnet/numerics/_native.v3.so"] = ("-march=x86-64-v3",)
 # Every floating-point operation is rounded by itself, the same on all machines: no fused ones, no fast maths.
 FLAGS = (
     "-std=c++17",

@@ -19,8 +19,8 @@ from torch import Tensor
 from p2pnet.numerics.formats import ChunkFormat
 
 ABI: Final = 1  # raised with every change of an argument
-LIBRARY: Final = __file__.removesuffix("native.py") + "_native.so"
-LIBRARY_V3: Final = LIBRARY.replace("_native", "_native_v3")  # the same for x86-64 machines with AVX2: a third faster
+LIBRARY: Final = __file__.removesuffix("native.py") + "_native.base.so"
+LIBRARY_V3: Final = LIBRARY.replace(".base.", ".v3.")  # the same for x86-64 machines with AVX2: a third faster
 
 _switched_off = False
 
