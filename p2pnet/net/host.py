@@ -97,7 +97,10 @@ class Host(Protocol):
         """Connect to `peer` at any of `addrs` (none: look it up); at once when already connected."""
 
     async def disconnect(self, peer: PeerId) -> None:
-        """Close every connection to `peer`; streams to it break. Nothing happens when there is none."""
+        """Close every connection to `peer`; streams to it break. Nothing happens when there is none.
+
+        It does not keep either side from dialling again, and a daemon's DHT may do so at once.
+        """
 
     async def open_stream(self, peer: PeerId, protocol: str, timeout_s: float) -> Stream:
         """Open a stream, after connecting when that is needed and an address is known."""

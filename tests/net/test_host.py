@@ -88,8 +88,10 @@ async def test_connecting_makes_both_sides_connected_and_disconnecting_neither(w
     assert [found.peer for found in await here.connected()] == [there.peer]
     assert [found.peer for found in await there.connected()] == [here.peer]
     await here.connect(there.peer, there.addrs(), TIMEOUT_S)
-    await here.disconnect(there.peer)
-    assert await here.connected() == []
+    with trio.fail_after(TIMEOUT_S):
+        await here.disconnect(there.peer)
+        while await here.connected():  # a daemon's DHT, at work on the peer it has just met, dials it once more
+            await here.disconnect(there.peer)
     await here.disconnect(there.peer)
 
 
