@@ -220,7 +220,7 @@ def p2pnet(bench: Bench, arm: Arm, samples: Tensor) -> Losses:
         losses, payloads = [], []
         for peer, (learner, optimizer) in enumerate(zip(learners, inner, strict=True)):
             losses.append(_train(bench, arm, samples, optimizer, peer, first))
-            payloads.append(learner.encode(len(losses[-1]), arm.h).payload)
+            payloads.append(learner.encode(len(losses[-1]), arm.h))
             with torch.no_grad():
                 for local, start in zip(bench.model.parameters(), theta, strict=True):
                     local.copy_(start)

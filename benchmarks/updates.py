@@ -145,7 +145,7 @@ def rounds_of(
                 value.backward()
                 optimizer.step(number * H + step)
                 sums += value.item()
-            payloads.append(learner.encode(H, H).payload)
+            payloads.append(learner.encode(H, H))
             accumulators.append(learner._e.clone())
             with torch.no_grad():
                 for local, start in zip(model.parameters(), theta, strict=True):

@@ -29,7 +29,7 @@ from p2pnet.opening import OnEvent, Opening
 from p2pnet.relay import Relay
 from p2pnet.train.assignment import Assignment
 from p2pnet.train.batches import Batches
-from p2pnet.train.learner import Learner, Update
+from p2pnet.train.learner import Learner
 from p2pnet.train.moments import Moments
 from p2pnet.train.ranks import Ranks
 from p2pnet.train.savefile import SaveFile
@@ -268,14 +268,14 @@ class Swarm:
         loss, samples = self._sum_up()
         try:
             with self._changing():
-                update = self.learner.encode(self._steps, self.manifest.policy.h_steps)
+                payload = self.learner.encode(self._steps, self.manifest.policy.h_steps)
         except NotFiniteError as error:  # the learner is as it was
             self._torn = False
             self._skip(number, error)
         else:
             if decided is None:
                 assigned = any(made.is_used(number) for made in self._batches)
-                self._submit(update, samples, assigned, loss)
+                self._submit(payload, samples, assigned, loss)
                 if self._file.is_due(self._next_round):
                     self._file.save(self._next_round, samples)  # while the others are waited for
         item = decided or self._relay.wait()
@@ -283,12 +283,12 @@ class Swarm:
             raise P2pnetError(f"the node said {type(item).__name__} where a round's outcome was due")
         return self._finish(item, loss, trained_s)
 
-    def _submit(self, update: Update, samples: int, assigned: bool, loss: float) -> None:
+    def _submit(self, payload: bytes, samples: int, assigned: bool, loss: float) -> None:
         """Hand an update to the node."""
         assert self._task is not None
         if self._ranks.first:
-            tree = payload_tree(update.payload, self._format)
-            self._relay.tell(br.Submitted(self._task.round_id, update.payload, tree, samples, assigned, loss))
+            tree = payload_tree(payload, self._format)
+            self._relay.tell(br.Submitted(self._task.round_id, payload, tree, samples, assigned, loss))
 
     def _skip(self, round_id: int, error: NotFiniteError) -> None:
         """Send nothing this round, and let the next one begin well: one NaN in a moment would spoil every step."""

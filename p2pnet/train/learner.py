@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
@@ -47,14 +46,6 @@ log = logging.getLogger(__name__)
 VALUE_MAX = 2.0**64
 SCALE_MAX = 1 << 17
 FORMAT = "p2pnet-learner-1"
-
-
-@dataclass(frozen=True, slots=True)
-class Update:
-    """What a peer commits to in a round."""
-
-    payload: bytes  # Learner.payload_bytes
-    checksum: int  # 64 bits, of theta at the start of the round
 
 
 class Learner:
@@ -135,11 +126,11 @@ class Learner:
         return self._sent is not None
 
     @torch.no_grad()
-    def encode(self, steps: int, h_steps: int) -> Update:
+    def encode(self, steps: int, h_steps: int) -> bytes:
         """End the training of a round: a = beta * e + (theta - local) * h_steps / steps, and its largest values.
 
         steps: inner steps taken, at least 1.   h_steps: the swarm's H. The scale is float32(h_steps / steps), and each
-        operation is rounded to float32. Raises NotFiniteError when the local model holds NaN, infinity or a value
+        operation is rounded to float32.   returns: `payload_bytes`, on rank 0. Raises NotFiniteError when the local model holds NaN, infinity or a value
         beyond 2^64; then the model is back at theta and e is as it was.
         """
         if self._sent is not None:
@@ -155,16 +146,16 @@ class Learner:
             if self._ranks.first:
                 add_change(e[name], theta[name], local.to(e[name].device), scale, beta_ppm)
         if not self._ranks.first:
-            return Update(b"", 0)
+            return b""
         self._decayed = True
         self._sent = encode(self._e, self._format, self._level_bias)
         return self.pending_update()
 
-    def pending_update(self) -> Update:
+    def pending_update(self) -> bytes:
         """Return the update whose round is not over once more, for a process that was stopped before it was."""
         if self._sent is None:
             raise ValueError("no update is pending")
-        return Update(as_bytes(self._sent), self.checksum())
+        return as_bytes(self._sent)
 
     @torch.no_grad()
     def apply(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:

@@ -106,7 +106,7 @@ def other(payload_of: int = 9) -> bytes:
     with torch.no_grad():
         for p in learner.replica.trained.values():
             p.add_(torch.randn(p.shape, generator=generator))
-    return learner.encode(1, 1).payload
+    return learner.encode(1, 1)
 
 
 def alone(*results: br.Outcome) -> str:

@@ -123,10 +123,9 @@ def test_an_update_says_how_far_the_model_moved_and_leaves_it_there() -> None:
     train(net, seed=1)
     trained = values(net)
     update = learner.encode(steps=5, h_steps=5)
-    assert len(update.payload) == learner.payload_bytes
-    assert update.checksum == learner.checksum()
+    assert len(update) == learner.payload_bytes
     assert same(values(net), trained)
-    sent = decode(update.payload, ChunkFormat(K), learner.chunks)
+    sent = decode(update, ChunkFormat(K), learner.chunks)
     delta = (start["layer.weight"] - trained["layer.weight"]).flatten()
     largest = delta.abs().topk(K).indices.sort().values
     assert torch.equal(sent.indices[2].long(), largest)
@@ -149,7 +148,7 @@ def test_a_decided_round_moves_theta_and_the_model_by_the_result() -> None:
     learner = make_learner(net)
     start = values(net)
     train(net, seed=1)
-    result = decide(learner.encode(1, 1).payload)
+    result = decide(learner.encode(1, 1))
     learner.apply(result, [True])
     decided = decode(result, ChunkFormat(K_RESULT), learner.chunks)
     expected = start["layer.weight"].flatten().double()
@@ -163,12 +162,12 @@ def test_a_void_round_returns_the_model_and_loses_no_work() -> None:
     learner, untouched = make_learner(net), make_learner(other)
     start = values(net)
     train(net, seed=1)
-    payload = learner.encode(1, 1).payload
+    payload = learner.encode(1, 1)
     learner.void()
     assert same(values(net), start)
     train(other, seed=1)
-    assert untouched.encode(1, 1).payload == payload
-    assert learner.encode(1, 1).payload == payload  # without training: a = e, for beta waits for a decided result
+    assert untouched.encode(1, 1) == payload
+    assert learner.encode(1, 1) == payload  # without training: a = e, for beta waits for a decided result
 
 
 def test_beta_is_applied_once_per_decided_result_whether_or_not_the_peer_took_part() -> None:
@@ -190,9 +189,9 @@ def test_beta_is_applied_once_per_decided_result_whether_or_not_the_peer_took_pa
     for learner in learners:  # a second result, with nothing sent: decayed a second time
         learner.void()
         learner.apply(zero, None)
-    first = learners[0].encode(1, 1).payload
+    first = learners[0].encode(1, 1)
     skipping.apply(zero, None)
-    halved = dequantise(decode(skipping.encode(1, 1).payload, ChunkFormat(K), 4), LEVEL_BIAS_DEFAULT)
+    halved = dequantise(decode(skipping.encode(1, 1), ChunkFormat(K), 4), LEVEL_BIAS_DEFAULT)
     before = dequantise(decode(first, ChunkFormat(K), 4), LEVEL_BIAS_DEFAULT)
     assert torch.equal(halved, before * BETA)
 
@@ -207,7 +206,7 @@ def test_nothing_that_was_trained_is_lost_without_decay() -> None:
         for peer, net in enumerate(nets):
             for name, amount in train(net, seed=10 * round_id + peer).items():
                 trained[peer][name] -= amount
-        payloads = [learner.encode(1, 1).payload for learner in learners]
+        payloads = [learner.encode(1, 1) for learner in learners]
         result = decide(*payloads[:2])  # the third is always too late
         decided = decode(result, ChunkFormat(K_RESULT), 4)
         hit = torch.zeros(4, 4096, dtype=torch.bool).scatter_(1, decided.indices.long(), decided.codes > 0)
@@ -246,7 +245,7 @@ def test_a_malformed_result_changes_nothing(change: bytes | None) -> None:
     net = make_net()
     learner = make_learner(net)
     train(net, seed=1)
-    result = decide(learner.encode(1, 1).payload)
+    result = decide(learner.encode(1, 1))
     before, trained = learner.state_sha256(), values(net)
     bad = result[:-1] if change == b"" else result + change if change else b"\xff" * len(result)
     with pytest.raises(WireError, match="codec-1"):
@@ -273,11 +272,11 @@ def test_a_half_precision_model_sends_its_training_and_not_its_rounding() -> Non
     net = make_net().bfloat16()
     learner = make_learner(net)
     learner.load_initial(make_learner(make_net(seed=3)).initial_bytes())  # masters that bfloat16 cannot hold
-    sent = decode(learner.encode(1, 1).payload, ChunkFormat(K), 4)
+    sent = decode(learner.encode(1, 1), ChunkFormat(K), 4)
     assert not sent.codes.any()
     learner.void()
     train(net, seed=1, size=0.1)
-    assert decode(learner.encode(1, 1).payload, ChunkFormat(K), 4).codes.all()
+    assert decode(learner.encode(1, 1), ChunkFormat(K), 4).codes.all()
     assert net.layer.weight.dtype == torch.bfloat16
 
 
@@ -311,7 +310,7 @@ def test_initial_parameters_travel_as_bytes() -> None:
     assert target.state_sha256() == source.state_sha256()
     assert same(values(net), values(make_net(1)))
     assert not target.pending
-    assert not decode(target.encode(1, 1).payload, ChunkFormat(K), 4).codes.any()  # no error feedback is left
+    assert not decode(target.encode(1, 1), ChunkFormat(K), 4).codes.any()  # no error feedback is left
 
 
 @pytest.mark.parametrize(
@@ -337,7 +336,7 @@ def test_a_restarted_learner_goes_on_as_if_nothing_had_happened(tmp_path: Path, 
     net, again = make_net(), make_net(9)
     learner, restarted = make_learner(net), make_learner(again)
     train(net, seed=1)
-    result = decide(learner.encode(1, 1).payload)
+    result = decide(learner.encode(1, 1))
     if not pending:
         learner.apply(result, [True])
     learner.save(tmp_path / "state", {"round": "12", "lineage": "ab" * 32})
@@ -391,7 +390,7 @@ def test_who_joins_late_starts_from_a_state_whose_hash_is_certified(tmp_path: Pa
     assert same(values(net), values(make(1)))
     assert not target.pending
     assert torch.equal(target._e, e)  # what a peer still has to say outlasts a long absence
-    assert update.payload
+    assert update
 
 
 def test_a_state_with_another_hash_or_size_changes_nothing(tmp_path: Path) -> None:
@@ -456,7 +455,7 @@ def test_a_gpu_and_a_cpu_end_bit_identical(tmp_path: Path) -> None:
                 mine.copy_(theirs)
         updates = [learner.encode(1, 1) for learner in learners]
         assert updates[0] == updates[1]
-        result = decide(*(update.payload for update in updates))
+        result = decide(*updates)
         for learner in learners:
             learner.apply(result, [True])
     learners[1].save(tmp_path / "state", {})

@@ -38,7 +38,7 @@ before = in_status("VmRSS")
 Path("/proc/self/clear_refs").write_text("5")  # begin the peak anew
 update = learner.encode(5, 10)
 extra = in_status("VmHWM") - before
-print(json.dumps({"params": learner.params, "payload": len(update.payload), "extra": extra}))
+print(json.dumps({"params": learner.params, "payload": len(update), "extra": extra}))
 """
 
 

@@ -106,7 +106,7 @@ class Peer:
             self.model(x).float().square().mean().backward()
             self.optimizer.step()
             self.optimizer.zero_grad()
-        return self.learner.encode(H, H).payload
+        return self.learner.encode(H, H)
 
 
 def decide(*payloads: bytes) -> bytes:
@@ -139,7 +139,7 @@ def test_a_low_precision_model_gathers_what_its_own_dtype_cannot_hold() -> None:
     for _ in range(3):
         with torch.no_grad():
             model.weight += torch.full_like(model.weight, 2**-7) * (torch.arange(64) == 5)
-        learner.apply(decide(learner.encode(H, H).payload), [True])
+        learner.apply(decide(learner.encode(H, H)), [True])
     moved = (learner._theta - before).view(-1)[: 64 * 64].view(64, 64)
     assert moved[:, 5].any()
     assert not moved[:, :5].any()
@@ -178,7 +178,7 @@ def test_what_is_wrapped_around_a_model_does_not_change_its_names(wrap: Callable
     learner = make_learner(wrapped)
     wrapped(torch.randn(4, 8)).square().mean().backward()
     torch.optim.SGD(wrapped.parameters(), lr=0.1).step()
-    assert learner.encode(1, 1).payload
+    assert learner.encode(1, 1)
     learner.void()
 
 

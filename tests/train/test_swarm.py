@@ -67,7 +67,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Peer], list[fl
     for round_id in range(ROUNDS):
         steps = [H, H, H, 3]
         losses.append(sum(peer.train(round_id, steps[i]) for i, peer in enumerate(peers)) / PEERS)
-        payloads = [peer.learner.encode(steps[i], H).payload for i, peer in enumerate(peers)]
+        payloads = [peer.learner.encode(steps[i], H) for i, peer in enumerate(peers)]
         if round_id == 3:  # decided void
             for peer in peers:
                 peer.learner.void()
