@@ -5,8 +5,8 @@ python benchmarks/codec.py [--runs 7] [--chunks 6400] [--no-hivemind]
 Speed is in GB/s of the fp32 values that a payload stands for, the median of the runs. `encode` is all that a peer does
 before it sends and what that costs it afterwards: error feedback a = beta * e + change (`feed`), choice, levels and
 packing, and the residual (what the end of a round takes longer with a payload of one's own than without). `decode`
-checks a payload and unpacks it; `accumulate` checks a result and moves the parameters by it; `reduce` is for
-each input of eight, result included. Where there is a CUDA device the same is measured there. hivemind runs in a venv
+checks a payload and unpacks it; `accumulate` unpacks a result that was checked and moves the parameters by it, `end`
+does both, as a round ends; `reduce` is for each input of eight, result included. Where there is a CUDA device the same is measured there. hivemind runs in a venv
 of its own, as in allreduce.py.
 """
 
@@ -31,11 +31,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 
 from benchmarks.allreduce import rival_python
 from p2pnet.numerics import native
-from p2pnet.numerics.codec import check, encode
+from p2pnet.numerics.codec import check, encode, value_table
 from p2pnet.numerics.feedback import PPM, add_change
 from p2pnet.numerics.formats import CHUNK_VALUES, ChunkFormat
 from p2pnet.numerics.levels import LEVEL_BIAS_DEFAULT
-from p2pnet.numerics.outer import take_over
+from p2pnet.numerics.outer import apply_result, step_table, take_over
 from p2pnet.numerics.reduce import reduce_leaf
 
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "codec.json"
@@ -104,12 +104,12 @@ def speeds(device: torch.device, threads: int, chunks: int, runs: int) -> dict[s
     torch.set_num_threads(threads)
     where = "cpu, 1 thread" if device.type == "cpu" and threads == 1 else f"{device.type}, {threads} threads"
     print(f"\n{where}, GB/s of fp32, {runs} runs; whole encode in times of a bare topk, and of a copy")
-    names = ("topk", "copy", "feed", "choose+pack", "encode", "decode", "accumulate", "reduce")
+    names = ("topk", "copy", "feed", "choose+pack", "encode", "decode", "accumulate", "end", "reduce")
     print(f"{'':14}" + "".join(f"{name:>12}" for name in names) + f"{'/ topk':>9}{'/ copy':>8}")
     found = {}
     for k, bits in FORMATS:
         seconds = {name: measure(step, runs, device) for name, step in steps(device, ChunkFormat(k, bits), chunks)}
-        seconds["residual"] = max(0.0, seconds.pop("end") - seconds["accumulate"])
+        seconds["residual"] = max(0.0, seconds.pop("own end") - seconds["end"])
         seconds["encode"] = seconds["feed"] + seconds["choose+pack"] + seconds["residual"]
         rates = {name: chunks * CHUNK_VALUES * FP32 / 1e9 / seconds[name] for name in names}
         to_topk, to_copy = seconds["encode"] / seconds["topk"], seconds["encode"] / seconds["copy"]
@@ -137,9 +137,14 @@ def steps(device: torch.device, fmt: ChunkFormat, chunks: int) -> Iterator[tuple
     yield "feed", lambda: add_change(e, theta, local, 1.0, PPM)
     e.copy_(draw.sample(e.shape))
     yield "choose+pack", lambda: encode(e, fmt, LEVEL_BIAS_DEFAULT)
-    yield "end", lambda: take_over(theta, e, payload, payload, named, (fmt, fmt), *rates)
+    yield "own end", lambda: take_over(theta, e, payload, payload, named, (fmt, fmt), *rates)
+    yield "end", lambda: take_over(theta, e, payload, None, named, (fmt, fmt), *rates)
     yield "decode", lambda: check(payload, fmt)
-    yield "accumulate", lambda: take_over(theta, e, payload, None, named, (fmt, fmt), *rates)
+    if native.usable(theta):
+        tables = step_table(*rates, device), value_table(LEVEL_BIAS_DEFAULT, device)
+        yield "accumulate", lambda: native.apply(theta, e, payload, fmt, tables[0], None, fmt, tables[1], named)
+    else:
+        yield "accumulate", lambda: apply_result(theta, payload, fmt, *rates)
     yield "reduce", lambda: reduce_leaf(slices, [1] * INPUTS, clips, INPUTS, fmt, fmt)
 
 
