@@ -55,6 +55,7 @@ class Arm:
     outer_lr: float = 0.7  # DiLoCo's
     outer_momentum: float = 0.9
     fp32: int = 0  # 1: no bfloat16 in the matrix products
+    overlap: int = 0  # 1: a round is trained while the one before it is exchanged
 
     @classmethod
     def parse(cls, text: str) -> Arm:
@@ -215,19 +216,27 @@ def p2pnet(bench: Bench, arm: Arm, samples: Tensor) -> Losses:
         for _ in range(arm.peers)
     ]
     inner = [InnerOptimizer(bench.model, arm.inner_settings()) for _ in range(arm.peers)]
+    formats = ChunkFormat(codec.k, codec.value_bits), ChunkFormat(codec.k_result, codec.value_bits)
+    named, result = [True] * learners[0].leaves, b""
     for first in range(0, arm.steps, arm.h):
         theta = [p.detach().clone() for p in bench.model.parameters()]
         losses, payloads = [], []
         for peer, (learner, optimizer) in enumerate(zip(learners, inner, strict=True)):
             losses.append(_train(bench, arm, samples, optimizer, peer, first))
-            payloads.append(learner.encode(len(losses[-1]), arm.h))
+            if learner.pending:
+                learner.encode_next(result, named, len(losses[-1]), arm.h)
+            else:
+                learner.encode(len(losses[-1]), arm.h)
+            payloads.append(learner.pending_update())
             with torch.no_grad():
                 for local, start in zip(bench.model.parameters(), theta, strict=True):
                     local.copy_(start)
-        formats = (ChunkFormat(k, codec.value_bits) for k in (codec.k, codec.k_result))
         result = reduce_leaves(payloads, *formats)
         for learner in learners:
-            learner.apply(result, [True] * learner.leaves)
+            if arm.overlap and first + arm.h < arm.steps:
+                learner.rewind()
+            else:
+                learner.apply(result, named)
         if len({learner.checksum() for learner in learners}) != 1:
             raise RuntimeError(f"{arm}: the replicas differ after step {first + arm.h}")
         yield from _mean(losses)

@@ -2,12 +2,12 @@
 
 python benchmarks/codec.py [--runs 7] [--chunks 6400] [--no-hivemind]
 
-Speed is in GB/s of the fp32 values that a payload stands for, the median of the runs. `encode` is all that a peer does
-before it sends and what that costs it afterwards: error feedback a = beta * e + change (`feed`), choice, levels and
-packing, and the residual (what the end of a round takes longer with a payload of one's own than without). `decode`
-checks a payload and unpacks it; `accumulate` unpacks a result that was checked and moves the parameters by it, `end`
-does both, as a round ends; `reduce` is for each input of eight, result included. Where there is a CUDA device the same is measured there. hivemind runs in a venv
-of its own, as in allreduce.py.
+Speed is in GB/s of the fp32 values that a payload stands for, the median of the runs. `encode` is all that a peer
+does before it sends and what that costs it afterwards: error feedback a = beta * e + change (`feed`), choice,
+levels and packing, and the residual (what the end of a round takes longer with a payload of one's own than
+without). `decode` checks a payload and unpacks it; `accumulate` unpacks a result that was checked and moves the
+parameters by it, `end` does both, as a round ends; `reduce` is for each input of eight, result included. Where
+there is a CUDA device the same is measured there. hivemind runs in a venv of its own, as in allreduce.py.
 """
 
 from __future__ import annotations

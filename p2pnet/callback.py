@@ -109,7 +109,7 @@ class SwarmCallback(TrainerCallback):  # type: ignore[misc]  # it brings no type
         self.close()
 
     def _is_over(self) -> bool:
-        return 0 < self._until_round <= self.swarm.round
+        return 0 < self._until_round <= self.swarm.decided
 
     def _count(self, model: nn.Module, positional: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
         """See a batch go through the model."""

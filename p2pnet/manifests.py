@@ -122,5 +122,5 @@ def _policy(config: SwarmConfig) -> Policy:
         service_rounds=policy.service_rounds,
         reducers_min=policy.reducers_min,
         snapshot_rounds=policy.snapshot_rounds,
-        overlap=0,
+        overlap=int(training.overlap),
     )

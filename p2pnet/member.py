@@ -11,13 +11,13 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from p2pnet.config import NodeConfig
-from p2pnet.errors import BehindError, ConfigError, NotFiniteError, P2pnetError
+from p2pnet.errors import BehindError, ConfigError, P2pnetError
 from p2pnet.ledger.lock import StateLock
 from p2pnet.manifests import codec_sizes, needed_bytes
 from p2pnet.node.commands import CommandSocket
@@ -183,8 +183,8 @@ class Member:
     def _train(self, swarm: Swarm, work: _Work) -> None:
         """Run the loop until enough rounds are decided or the member is called back."""
         h_steps = swarm.manifest.policy.h_steps
-        self._first_round = swarm.round if self._first_round is None else self._first_round
-        if self._is_over(swarm.round):
+        self._first_round = swarm.decided if self._first_round is None else self._first_round
+        if self._is_over(swarm.decided):
             return
         self._trains = True
         for batch in swarm.batches(work.task.dataset, batch_size=work.batch_size):
@@ -199,10 +199,10 @@ class Member:
             if report is None:
                 continue
             self._report(report, work)
-            if self._is_over(swarm.round):
+            if self._is_over(swarm.decided):
                 return
             every = self.settings.held_out_rounds
-            if every and swarm.round % every == 0:
+            if every and swarm.decided % every == 0:
                 with self._own_step():
                     held_out = work.task.held_out_loss()
                 self.tell("held_out", {"round": report.round, "loss": held_out})
@@ -223,9 +223,8 @@ class Member:
 
     def _set_aside(self, swarm: Swarm) -> None:
         """Keep what was trained of the unfinished round, to be sent later: it becomes this peer's next update."""
-        if swarm.round_step and not swarm.learner.pending and self.presence.signal != signal.SIGTERM:
-            with suppress(NotFiniteError):
-                swarm.learner.encode(swarm.round_step, swarm.manifest.policy.h_steps)
+        if self.presence.signal != signal.SIGTERM:
+            swarm.set_aside()
 
     def _is_over(self, round_id: int) -> bool:
         wanted, first = self.settings, self._first_round or 0
@@ -290,7 +289,7 @@ class Member:
         held_out = work.task.held_out_loss() if self.settings.held_out_rounds and not self.presence.is_over else None
         return {name: status[name] for name in same} | {
             "loss_last": status["loss"],
-            "rounds": swarm.round,
+            "rounds": swarm.decided,
             "state_sha256": swarm.state_sha256(),
             "held_out_loss": held_out,
             "uptime_s": round(time.monotonic() - self._started_s, 1),

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
-import time
 from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -18,13 +14,9 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from p2pnet.config import NodeConfig
-from p2pnet.errors import ConfigError, NotFiniteError, P2pnetError
+from p2pnet.errors import P2pnetError
 from p2pnet.founding import find_folder
-from p2pnet.node import bridge as br
-from p2pnet.node.bulk import payload_tree
 from p2pnet.node.runner import Node
-from p2pnet.node.snapshots import state_path
-from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.opening import OnEvent, Opening
 from p2pnet.relay import Relay
 from p2pnet.train.assignment import Assignment
@@ -33,27 +25,17 @@ from p2pnet.train.learner import Learner
 from p2pnet.train.moments import Moments
 from p2pnet.train.ranks import Ranks
 from p2pnet.train.savefile import SaveFile
+from p2pnet.training import Report, Training
 from p2pnet.wire.manifest import Link
+
+__all__ = ["Report", "Swarm", "join"]
 
 log = logging.getLogger(__name__)
 
 REPORTS_MAX = 1000
+OVERLAP_TAG = b"p2pnet/overlap/1\n"
 
 Optimizers: TypeAlias = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Report:
-    """One decided round, as this peer saw it; times in seconds."""
-
-    round: int
-    void: bool  # decided without a result
-    credited: bool  # my update is in it, at least in part
-    loss: float  # mean over my steps of the round, nan when there were none
-    steps: int
-    train_s: float
-    wait_s: float  # the loop stood still for the exchange
-    lineage: str  # 64 hexadecimal digits; the same on every peer after this round
 
 
 def join(
@@ -117,7 +99,6 @@ class Swarm:
         self.manifest = self._relay.manifest.message
         self.moments = Moments(optimizer)
         codec, policy = self.manifest.codec, self.manifest.policy
-        self._format = ChunkFormat(codec.k, codec.value_bits)
         self.learner = Learner(
             model,
             k=codec.k,
@@ -129,19 +110,15 @@ class Swarm:
             ranks=ranks,
         )
         self.learner.replica.check_table(self.manifest.parameters)
-        self.reports: deque[Report] = deque(maxlen=REPORTS_MAX)  # the latest
         self._batches: list[Batches] = []
-        self._task: br.RoundTask | None = None
         self._closed = False
-        self._torn = False  # theta, e and the round are being changed, and do not fit each other
         keep_results = self._node.settings.config.keep_results if self._node is not None else 2
         folder = opening.folder if opening is not None else None
-        self._file = SaveFile(folder, self.learner, self.moments, ranks, rounds_max=max(1, keep_results // 2))
+        file = SaveFile(folder, self.learner, self.moments, ranks, rounds_max=max(1, keep_results // 2))
         initial = opening.opened.initial if opening is not None else Path()
-        self._next_round, self._pending_samples = self._file.load(initial)  # samples of an update that is pending
-        self._relay.tell(br.Attached(self.learner.chunks, self._next_round))
-        self._clear()
-        self._begin_next()
+        self._training = Training(
+            self._relay, self.manifest, self.learner, self.moments, file, folder, ranks, initial, self._is_assigned
+        )
 
     # For the loop ---------------------------------------------------------------------------------------------------
 
@@ -163,30 +140,33 @@ class Swarm:
         Call it after each `optimizer.step()`: that is an inner step, however many backward passes went into it.
         loss: of this step, for the record, (); not read before the round's end, so that no device is waited for.
         samples: this process trained on in this step, all backward passes together.   Cheap within a round. At its end
-        it waits for the round's decision, after which the model's parameters are the swarm's. Collective where `join`
-        is. Raises P2pnetError when the node has failed, ConfigError when the model's parameters were exchanged.
+        it waits for the round's decision, after which the model's parameters are the swarm's. In a swarm with overlap
+        it waits for the round before, which was exchanged meanwhile, and returns that one's report. Collective where
+        `join` is. Raises P2pnetError when the node has failed, ConfigError when the model's parameters were exchanged.
         """
-        if self._closed or self._task is None:
+        if self._closed:
             raise P2pnetError("the swarm is closed")
-        self._steps += 1
-        self._samples += samples
-        self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
-        policy = self.manifest.policy
-        over = self._steps >= policy.h_steps or time.monotonic() - self._began_s >= policy.window_ms / 1000
-        early, over = self._relay.poll(over)
-        if isinstance(early, br.Outcome):
-            return self._exchange(early)
-        return self._exchange() if over else None
+        return self._training.step(loss, samples)
+
+    @property
+    def reports(self) -> deque[Report]:
+        """The latest rounds, as this peer saw them."""
+        return self._training.reports
 
     @property
     def round(self) -> int:
         """The round that is being trained."""
-        return self._next_round
+        return self._training.round
+
+    @property
+    def decided(self) -> int:
+        """Rounds that are decided and taken over. With overlap the one behind them is exchanged meanwhile."""
+        return self._training.decided
 
     @property
     def round_step(self) -> int:
         """Inner steps taken in this round."""
-        return self._steps
+        return self._training.steps
 
     def status(self) -> dict[str, Any]:
         """What `p2pnet status` shows; nothing on the ranks that follow rank 0."""
@@ -209,7 +189,11 @@ class Swarm:
 
     def save(self) -> None:
         """Save now what a stopped process goes on from; not while `step` runs. Collective where `join` is."""
-        self._file.save(self._next_round, self._samples)
+        self._training.save()
+
+    def set_aside(self) -> None:
+        """Keep what was trained of the unfinished round, to be sent with a later update; for a loop that is to end."""
+        self._training.set_aside()
 
     def close(self) -> None:
         """Save, leave, and end the node with its daemon; harmless when called again. Collective where `join` is."""
@@ -235,148 +219,17 @@ class Swarm:
                 self._ranks.abandon()
             else:
                 self._ranks.leave()
-            if self._torn:
+            if self._training.torn:
                 log.warning("interrupted between two rounds: what was saved before counts, and the rest is replayed")
             else:
-                self._file.save(self._next_round, self._samples, alone=failed)
+                self._training.save(alone=failed)
         finally:
             self._ranks.close()
             if self._node is not None:
                 self._node.stop()
 
-    # Inside ---------------------------------------------------------------------------------------------------------
-
     def _assignment(self) -> Assignment | None:
-        if self._closed or self._task is None:
-            return None
-        return Assignment(self._task.round_id, self._task.beacon, self._relay.peer, self.manifest.policy.h_steps)
+        return None if self._closed else self._training.assignment()
 
-    @contextlib.contextmanager
-    def _changing(self) -> Iterator[None]:
-        """What is interrupted in here (Ctrl-C, no memory) is not saved."""
-        self._torn = True
-        yield
-        self._torn = False
-
-    def _exchange(self, decided: br.Outcome | None = None) -> Report:
-        """Commit to what was trained, wait for the decision, apply it.
-
-        decided: the others went on without me; what I trained stays in the error feedback.
-        """
-        assert self._task is not None
-        trained_s, number = time.monotonic(), self._task.round_id
-        loss, samples = self._sum_up()
-        try:
-            with self._changing():
-                payload = self.learner.encode(self._steps, self.manifest.policy.h_steps)
-        except NotFiniteError as error:  # the learner is as it was
-            self._torn = False
-            self._skip(number, error)
-        else:
-            if decided is None:
-                assigned = any(made.is_used(number) for made in self._batches)
-                self._submit(payload, samples, assigned, loss)
-                if self._file.is_due(self._next_round):
-                    self._file.save(self._next_round, samples)  # while the others are waited for
-        item = decided or self._relay.wait()
-        if not isinstance(item, br.Outcome):
-            raise P2pnetError(f"the node said {type(item).__name__} where a round's outcome was due")
-        return self._finish(item, loss, trained_s)
-
-    def _submit(self, payload: bytes, samples: int, assigned: bool, loss: float) -> None:
-        """Hand an update to the node."""
-        assert self._task is not None
-        if self._ranks.first:
-            tree = payload_tree(payload, self._format)
-            self._relay.tell(br.Submitted(self._task.round_id, payload, tree, samples, assigned, loss))
-
-    def _skip(self, round_id: int, error: NotFiniteError) -> None:
-        """Send nothing this round, and let the next one begin well: one NaN in a moment would spoil every step."""
-        healed = self.moments.forget_not_finite()
-        detail = f"{error}; the optimizer's state of {healed} parameters is forgotten" if healed else str(error)
-        self._relay.tell(br.Skipped(round_id, detail))
-
-    def _finish(self, outcome: br.Outcome, loss: float, trained_s: float) -> Report:
-        steps, began_s = self._steps, self._began_s
-        self._apply(outcome, loss)
-        self._begin_next()
-        report = Report(
-            outcome.round_id,
-            outcome.void,
-            outcome.named is not None,
-            loss,
-            steps,
-            trained_s - began_s,
-            time.monotonic() - trained_s,
-            outcome.lineage.hex(),
-        )
-        self.reports.append(report)
-        return report
-
-    def _apply(self, outcome: br.Outcome, loss: float) -> None:
-        if outcome.round_id != self._next_round:
-            raise P2pnetError(f"round {outcome.round_id} was decided where round {self._next_round} is next")
-        with self._changing():
-            if outcome.void:
-                self.learner.void()
-            else:
-                self.learner.apply(outcome.result, outcome.named)
-            self._next_round += 1
-        self._relay.tell(br.Applied(outcome.round_id, loss))
-        if self._file.is_overdue(self._next_round):
-            self._file.save(self._next_round)
-
-    def _begin_next(self) -> None:
-        """Apply what is decided already, until there is a round to train."""
-        while True:
-            item = self._relay.wait()
-            if isinstance(item, br.Outcome):
-                self._apply(item, math.nan)
-                continue
-            if isinstance(item, br.Snapshot):
-                self._take_snapshot(item)
-                continue
-            if not isinstance(item, br.RoundTask):
-                raise P2pnetError(f"the node said {type(item).__name__} where a round was due")
-            self._clear()
-            self._task = item
-            state = self._keep_state() if item.state_wanted else b""
-            self._relay.tell(br.Began(item.round_id, self.learner.checksum(), state))
-            if not self._ranks.agree(int(self.learner.pending)):
-                return
-            if self._ranks.first:  # stopped in mid-exchange: the same payload again, it is committed to
-                self._samples = self._pending_samples
-                self._submit(self.learner.pending_update(), self._samples, False, math.nan)
-
-    def _take_snapshot(self, item: br.Snapshot) -> None:
-        """Go on from a state of the swarm that a member gave, or say why not."""
-        refused = ""
-        try:
-            with self._changing():
-                self.learner.load_state(item.path, item.sha256)
-                self._next_round, self._pending_samples = item.round_id, 0
-        except ConfigError as error:  # the learner is as it was
-            refused, self._torn = str(error), False
-        else:
-            self._file.save(self._next_round)
-        self._relay.tell(br.Attached(self.learner.chunks, self._next_round, refused))
-
-    def _clear(self) -> None:
-        self._steps = self._samples = 0
-        self._losses: list[Tensor | float] = []
-        self._began_s = time.monotonic()
-
-    def _sum_up(self) -> tuple[float, int]:
-        """Return the mean loss of the round, nan when there was no step, and the samples, of all ranks."""
-        total = sum(float(loss) for loss in self._losses)
-        total, steps, samples = self._ranks.total(total, len(self._losses), self._samples)
-        return total / steps if steps else math.nan, int(samples)
-
-    def _keep_state(self) -> bytes:
-        """Write the parameters for who joins late, return their hash; the node drops those that nobody needs."""
-        state = self.learner.state_sha256()
-        if self._node is not None and self._next_round:  # before round 0 they are the initial ones, a file already
-            path = state_path(self._node.settings.folder, state)
-            path.parent.mkdir(exist_ok=True)
-            self.learner.write_state(path)
-        return state
+    def _is_assigned(self, round_id: int) -> bool:
+        return any(made.is_used(round_id) for made in self._batches)

@@ -80,7 +80,8 @@ def mixed(seed: int) -> None:
     rng = random.Random(f"mixed {seed}")
     peers = rng.choice(ELECTORATES)
     founders = rng.choice([None, 1, max(1, peers // 2)])
-    setting = Setting(peers=peers, founders=founders, loss=rng.choice([0.0, 0.0, 0.02, 0.1, 0.3]))
+    policy = replace(POLICY, overlap=int(rng.random() < 0.25))
+    setting = Setting(peers=peers, founders=founders, loss=rng.choice([0.0, 0.0, 0.02, 0.1, 0.3]), policy=policy)
     simulation = Simulation(setting, seed)
     simulation.start()
     for _ in range(rng.randint(0, 8)):
@@ -126,6 +127,32 @@ def test_everybody_ends_each_round_with_the_same_parameters(peers: int) -> None:
     assert simulation.run(lambda: simulation.rounds_done() >= 5, 60)
     assert {len(peer.disk.log) >= 5 for peer in simulation.peers.values()} == {True}
     assert not any(decision.commits == () for peer in simulation.peers.values() for decision in peer.disk.log)
+
+
+@pytest.mark.parametrize("peers", [2, 4, 10])
+def test_with_overlap_a_round_takes_as_long_as_its_training_and_leaves_nobody_out(peers: int) -> None:
+    took_s, rosters = [], []
+    for overlap in (0, 1):
+        policy = replace(POLICY, overlap=overlap)
+        setting = Setting(peers=peers, train_s=(5.0, 5.2), delay_s=(0.05, 0.2), policy=policy)
+        simulation = Simulation(setting, seed=peers)
+        simulation.start()
+        assert simulation.run(lambda simulation=simulation: simulation.rounds_done() >= 2, 60)
+        began_s = simulation.now_s
+        assert simulation.run(lambda simulation=simulation: simulation.rounds_done() >= 12, 120)
+        took_s.append((simulation.now_s - began_s) / 10)
+        rosters.append({len(d.commits) for peer in simulation.peers.values() for d in peer.disk.log})
+    assert rosters == [{peers}, {peers}]
+    assert took_s[0] > 5.7
+    assert 5.0 <= took_s[1] < 5.3
+
+
+def test_with_overlap_a_peer_that_trains_for_long_is_waited_for_as_ever() -> None:
+    setting = Setting(peers=4, train_s=(4.0, 5.8), policy=replace(POLICY, overlap=1))  # 5.8 < 1.5 * 4 + grace
+    simulation = Simulation(setting, seed=7)
+    simulation.start()
+    assert simulation.run(lambda: simulation.rounds_done() >= 12, 200)
+    assert {len(d.commits) for peer in simulation.peers.values() for d in peer.disk.log} == {4}
 
 
 @pytest.mark.parametrize("seed", range(3))

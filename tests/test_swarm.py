@@ -67,6 +67,7 @@ class FakeBridge:
         self.says: queue.SimpleQueue[br.ToUser] = queue.SimpleQueue()
         self.told: list[br.ToNode] = []
         self.answers: list[br.ToUser] = []  # said when the update is there
+        self.next: list[br.ToUser] = []  # said when a round is applied
 
     def tell(self, item: br.ToNode) -> None:
         self.told.append(item)
@@ -74,6 +75,10 @@ class FakeBridge:
             for answer in self.answers:
                 self.says.put(answer)
             self.answers = []
+        if isinstance(item, br.Applied):
+            for answer in self.next:
+                self.says.put(answer)
+            self.next = []
 
     def wait(self, timeout_s: float | None = None) -> br.ToUser:
         return self.says.get(timeout=5)
@@ -103,10 +108,12 @@ class FakeNode:
 class FakeOpening:
     """A swarm that is open, around a FakeNode."""
 
-    def __init__(self, folder: Path, keep_results: int = 64, model: nn.Module | None = None) -> None:
+    def __init__(
+        self, folder: Path, keep_results: int = 64, model: nn.Module | None = None, config: SwarmConfig = CONFIG
+    ) -> None:
         self.folder, self.node = folder, FakeNode(folder, keep_results)
         made = (folder / "manifest.bin").exists()
-        link = None if made else create(CONFIG, model or make_model(), state_dir=folder, collective=False)
+        link = None if made else create(config, model or make_model(), state_dir=folder, collective=False)
         content = Content(folder, link.swarm if link else b"")
         if link is None:
             from p2pnet.identity import verify
@@ -123,8 +130,15 @@ class FakeOpening:
 class Loop:
     """A swarm whose node the test plays."""
 
-    def __init__(self, folder: Path, keep_results: int = 64, seed: int = 1, says: tuple[br.ToUser, ...] = ()) -> None:
-        self.opening = FakeOpening(folder, keep_results)
+    def __init__(
+        self,
+        folder: Path,
+        keep_results: int = 64,
+        seed: int = 1,
+        says: tuple[br.ToUser, ...] = (),
+        config: SwarmConfig = CONFIG,
+    ) -> None:
+        self.opening = FakeOpening(folder, keep_results, config=config)
         self.bridge = self.opening.node.bridge
         self.model = make_model(seed)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=0.1)
@@ -412,15 +426,15 @@ def test_a_loop_that_was_interrupted_between_two_rounds_does_not_save_a_torn_sta
 ) -> None:
     loop = Loop(tmp_path)
     loop.round(void(0), task(1))
-    loop.swarm._file.save(1)
+    loop.swarm._training._file.save(1)
     saved = (tmp_path / LEARNER_NAME).read_bytes()
     payload = loop.bridge.last(br.Submitted).payload
 
     def interrupt(*_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop.swarm._file, "is_due", lambda _: False)
-    monkeypatch.setattr(loop.swarm.learner, "_restore", interrupt)  # Ctrl-C after theta moved, before the round counted
+    monkeypatch.setattr(loop.swarm._training._file, "is_due", lambda _: False)
+    monkeypatch.setattr(loop.swarm.learner, "rewind", interrupt)  # Ctrl-C after theta moved, before the round counted
     with pytest.raises(KeyboardInterrupt), loop.swarm:
         loop.round(result(1, payload), task(2))
     assert (tmp_path / LEARNER_NAME).read_bytes() == saved
@@ -574,12 +588,13 @@ class Peer:
         loss.backward()
         if swarm.round == self.spoil:
             self.model.bias.grad.fill_(math.nan)  # type: ignore[union-attr,operator]
+            self.spoil = -1
         self.optimizer.step()
         self.optimizer.zero_grad()
         if report := swarm.step(loss, samples=4):
             with self.news:
                 self.reports.append(report)
-                self.states[report.round] = swarm.state_sha256()
+                self.states[swarm.decided - 1] = swarm.state_sha256()
                 self.news.notify_all()
 
     def hear(self, kind: str, fields: dict[str, Any]) -> None:
@@ -633,6 +648,33 @@ def test_a_swarm_outlives_nan_and_the_death_of_a_daemon(bootstrap: str, tmp_path
     common = peers[0].states.keys() & peers[1].states.keys()
     assert len(common) >= 6
     assert all(peers[0].states[number] == peers[1].states[number] for number in common)
+
+
+@pytest.mark.processes
+def test_with_overlap_two_members_end_bit_identical_through_nan_and_a_restart(bootstrap: str, tmp_path: Path) -> None:
+    founders = tuple(Identity.load_or_create(tmp_path / name / KEY_NAME).peer for name in ("1", "2"))
+    training = Training(h_steps=2, window_s=1.0, overlap=True)
+    both = replace(CONFIG, swarm=SwarmSection("tests", founders=founders), training=training)
+    link = create(both, make_model(), state_dir=tmp_path / "1", bootstrap=[bootstrap])
+    peers = [Peer(link, tmp_path / "1"), Peer(link, tmp_path / "2", spoil=3)]
+    peers[0].wait(lambda: max(credited_rounds(peers), default=0) >= 5)
+    assert [note["round"] for note in peers[1].notes if note["kind"] == "skipped"] == [3]
+    peers[1].finish(0)  # it leaves with an update in exchange and the next one half trained
+    states = peers[1].states
+    peers[1] = Peer(link, tmp_path / "2")
+    last = max(report.round for report in peers[0].reports)
+    try:
+        peers[0].wait(lambda: max(credited_rounds(peers), default=0) >= last + 3)
+    finally:
+        rounds = max(report.round for report in peers[0].reports) + 4
+        for peer in peers:
+            peer.until = rounds
+    for peer in peers:
+        peer.thread.join()
+    states |= peers[1].states
+    common = peers[0].states.keys() & states.keys()
+    assert len(common) >= 8
+    assert all(peers[0].states[number] == states[number] for number in common)
 
 
 @pytest.mark.processes

@@ -157,7 +157,7 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
         ("inner optimizer", f"{facts['inner']}: {_listed(facts['inner_options'])}"),
         ("parameters", f"{facts['params']:,} in {facts['tensors']} tensors{frozen}"),
         ("initial", f"{in_bytes(facts['initial_bytes'])}, SHA-256 {facts['initial_sha256']}"),
-        ("a round", f"{training}, overlap {policy['overlap']}"),
+        ("a round", training + (", exchanged beside the next one's training" if policy["overlap"] else "")),
         ("codec", f"{packing}; {facts['chunks']} chunks"),
         ("payload", f"{payload} per member and round, {smaller}; result {result}"),
         ("outer step", f"alpha {policy['alpha_ppm'] / PPM:g}, beta {policy['beta_ppm'] / PPM:g}"),

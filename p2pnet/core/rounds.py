@@ -255,7 +255,10 @@ class Rounds:
         voters = set(self.state.electorate)
         self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}
         self._later.clear()
+        trained_s = self.round.commits.held.get(self.context.me, (None, now_s))[1]
         self.round = Round(self.context, self.state, now_s)
+        if self.state.policy.overlap:  # it is trained since my update to the last one was there
+            self.round.commits.start_s = trained_s
         self._look_around()
         self._trains = False
         self._train_s = now_s + (self.round.grace_s if self.behind() else 0.0)

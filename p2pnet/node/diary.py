@@ -36,7 +36,7 @@ class RoundTimes:
     loss: float  # mean of the local steps
     train_s: float
     straggler_wait_s: float  # from my commit to the last one
-    exchange_s: float  # from the last commit to applied
+    exchange_s: float  # from the last commit to applied; with overlap to decided, it is applied when the loop comes by
 
 
 class Diary:
@@ -54,14 +54,15 @@ class Diary:
         self.train_s = self.exchange_s = self.straggler_wait_s = 0.0
         self.loss_first = self.loss_last = math.nan
         self.lineage = b""
-        self._began_s = self._trained_s = self._last_commit_s = math.nan
+        self._began_s = self._trained_s = self._decided_s = math.nan
+        self._overlap = False
         self._deciding: tuple[ev.Decide, float, bool] | None = None
         self._skipped: tuple[int, str] = (-1, "")  # round, reason
         self._next = -1  # the round that follows the last one applied here
 
     def state(self, state: SwarmState) -> None:
         """The node starts at this state."""
-        self.lineage = state.lineage
+        self.lineage, self._overlap = state.lineage, bool(state.policy.overlap)
         away = state.round - max(0, self._next)
         if away > 0:
             when = "before this peer came" if self._next < 0 else "while this peer was away"
@@ -69,8 +70,9 @@ class Diary:
         self._next = state.round
 
     def training(self, now_s: float) -> None:
-        """A round begins."""
-        self._began_s, self._trained_s = now_s, math.nan
+        """A round begins; with overlap its training did when the update before it was there."""
+        beside = self._overlap and not math.isnan(self._trained_s)
+        self._began_s, self._trained_s = self._trained_s if beside else now_s, math.nan
 
     def trained(self, update: Submitted, now_s: float) -> None:
         """The update is encoded."""
@@ -84,9 +86,10 @@ class Diary:
             self.loss_first = loss
         self.loss_last = loss
 
-    def decided(self, decide: ev.Decide, last_commit_s: float | None, listed: bool) -> None:
+    def decided(self, decide: ev.Decide, last_commit_s: float | None, listed: bool, now_s: float) -> None:
         """The round is decided.   listed: my commit is in its roster."""
-        self._deciding = (decide, last_commit_s if last_commit_s is not None else math.nan, listed)
+        self._deciding = decide, last_commit_s if last_commit_s is not None else math.nan, listed
+        self._decided_s = now_s
 
     def applied(self, round_id: int, loss: float, now_s: float) -> None:
         """The learner is done with the round."""
@@ -95,6 +98,8 @@ class Diary:
         (decide, last_s, listed), self._deciding = self._deciding, None
         self.lineage, self._next = decide.after.lineage, round_id + 1
         mine_s = self._trained_s
+        if self._overlap:  # what follows is the next one's training
+            now_s = self._decided_s
         times = RoundTimes(
             round_id,
             decide.void,
@@ -124,6 +129,12 @@ class Diary:
         if note.kind == "skipped":
             self._skipped = note.round, note.detail
         self._on_event("note", fields)
+
+    def _phase(self, phase: str) -> str:
+        """One word for a person: what the machine says, unless the loop is elsewhere."""
+        if phase == "train" and not math.isnan(self._trained_s):
+            return "wait"
+        return "train" if phase == "apply" and self._overlap else phase
 
     def _explain(self, decide: ev.Decide, listed: bool) -> str:
         """Say whether a decided round has my update in it, and why not."""
@@ -164,10 +175,10 @@ class Diary:
 
     def snapshot(self, rounds: Rounds, now_s: float) -> dict[str, Any]:
         """What `p2pnet status` shows of the rounds, as JSON's types."""
-        state, phase = rounds.state, rounds.round.phase()
+        state = rounds.state
         return {
             "round": state.round,
-            "phase": "wait" if phase == "train" and not math.isnan(self._trained_s) else phase,
+            "phase": self._phase(rounds.round.phase()),
             "view": rounds.round.deciding.view,
             "lineage": state.lineage.hex(),
             "rounds_sealed": self.sealed,

@@ -229,7 +229,7 @@ class Peer:
         commits = self.rounds.round.commits.held
         listed = [commit.peer for commit in open_commits(decide.decision.commits)]
         last_s = max((commits[peer][1] for peer in listed if peer in commits), default=None)
-        self.diary.decided(decide, last_s, self.identity.peer in listed)
+        self.diary.decided(decide, last_s, self.identity.peer in listed, trio.current_time())
         self.bridge.give(self._outcome(decide))
         self.bulk.forget(decide.round)
 

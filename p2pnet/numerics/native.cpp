@@ -558,7 +558,7 @@ struct BitEncoder {
         }
         low = (low & 0x00FFFFFF) << 8;
     }
-    void put(bool bit, uint32_t one) {
+    bool code(bool bit, uint32_t one) {
         const uint32_t bound = (range >> 16) * one;
         if (bit) {
             range = bound;
@@ -567,9 +567,6 @@ struct BitEncoder {
             range -= bound;
         }
         for (; range < 1u << 24; range <<= 8) shift();
-    }
-    bool code(bool bit, uint32_t one) {
-        put(bit, one);
         return bit;
     }
     void end() {
@@ -609,7 +606,7 @@ struct BitDecoder {
 template <typename Coder>
 struct Dense {
     Coder& coder;
-    Model is_full, sign, selector[LEVELS_MAX], level[LEVELS_MAX][CODES];
+    Model is_full, selector[LEVELS_MAX], level[LEVELS_MAX][CODES];
     uint8_t before[LEVELS_MAX] = {};  // the levels of the chunk before
 
     bool code(bool bit, Model& model) {
@@ -662,6 +659,16 @@ void look_up(const Values& values, const Format& its, const Entry* table, Entry*
         const int code = values.table[level % its.levels()];
         found[level] = table[code];
         found[LEVELS_MAX + level] = table[CODES + code];
+    }
+}
+
+// theta' = float32(float64(theta) - step), of one chunk.
+void move(const Values& decided, const Format& its, const double* steps, float* theta) {
+    double moves[2 * LEVELS_MAX];
+    look_up(decided, its, steps, moves);
+    for (int i = 0; i < decided.n; i++) {
+        float& value = theta[decided.places[i]];
+        value = float(double(value) - moves[decided.selectors[i] + LEVELS_MAX * decided.negative[i]]);
     }
 }
 
@@ -750,7 +757,7 @@ int64_t p2pnet_reduce(
     });
 }
 
-// Learner: theta moves by a checked result; e, which holds a, loses what of `sent` it took in.
+// Learner: theta, unless null, moves by a checked result; e, which holds a, loses what of `sent` it took in.
 // sent: my payload, or null.   named: for each chunk whether its part names me.   steps: 512 doubles.   table: 512 floats.
 void p2pnet_apply(
     float* theta,
@@ -769,13 +776,7 @@ void p2pnet_apply(
         Values decided, mine;
         for (int64_t c = first; c < last; c++) {
             unpack(result + c * fmt_result->chunk_bytes, *fmt_result, decided);
-            float* to = theta + c * CHUNK;
-            double moves[2 * LEVELS_MAX];
-            look_up(decided, *fmt_result, steps, moves);
-            for (int i = 0; i < decided.n; i++) {
-                float& value = to[decided.places[i]];
-                value = float(double(value) - moves[decided.selectors[i] + LEVELS_MAX * decided.negative[i]]);
-            }
+            if (theta != nullptr) move(decided, *fmt_result, steps, theta + c * CHUNK);
             if (sent == nullptr || !named[c]) continue;
             uint8_t taken[CHUNK] = {};
             for (int i = 0; i < decided.n; i++) taken[decided.places[i]] = decided.table[decided.selectors[i]] > 0;
@@ -795,7 +796,7 @@ void p2pnet_apply(
 // Re-code chunks as dense-1. out: room for `room` bytes. returns: how many it takes, -1 for malformed chunks, -2 for more.
 int64_t p2pnet_dense_encode(const uint8_t* payload, int64_t chunks, const Format* fmt, uint8_t* out, int64_t room) {
     BitEncoder coder;
-    Dense<BitEncoder> dense{coder, {}, {}, {}, {}};
+    Dense<BitEncoder> dense{coder, {}, {}, {}};
     Values values;
     for (int64_t c = 0; c < chunks; c++) {
         if (!unpack(payload + c * fmt->chunk_bytes, *fmt, values)) return -1;
@@ -812,7 +813,7 @@ int64_t p2pnet_dense_encode(const uint8_t* payload, int64_t chunks, const Format
 // Undo it. payload: chunks * chunk_bytes. returns: -1, or a chunk at which the bytes are not what an encoder says.
 int64_t p2pnet_dense_decode(const uint8_t* data, int64_t size, int64_t chunks, const Format* fmt, uint8_t* payload) {
     BitDecoder coder(data, size);
-    Dense<BitDecoder> dense{coder, {}, {}, {}, {}};
+    Dense<BitDecoder> dense{coder, {}, {}, {}};
     Values values;
     for (int64_t c = 0; c < chunks; c++) {
         values.n = 0;

@@ -103,7 +103,7 @@ def reduce(
 
 
 def apply(
-    theta: Tensor,
+    theta: Tensor | None,
     a: Tensor,
     result: Tensor,
     fmt_result: ChunkFormat,
@@ -113,15 +113,15 @@ def apply(
     values: Tensor,
     named: Tensor,
 ) -> None:
-    """Move theta by a valid result, and take from `a` what the result holds of a valid payload of mine.
+    """Move theta, unless None, by a valid result, and take from `a` what the result holds of a valid payload of mine.
 
     theta, a: (chunks, 4096) float32.   steps: (512,) float64, values: (512,) float32, by code, then by code negated.
     sent: my payload, None without one.   named: (chunks,) bool.
     """
     _library().p2pnet_apply(
-        theta.data_ptr(),
+        None if theta is None else theta.data_ptr(),
         a.data_ptr(),
-        theta.shape[0],
+        a.shape[0],
         result.data_ptr(),
         _format(fmt_result),
         steps.data_ptr(),

@@ -36,8 +36,8 @@ def take_over(
     fmt_result, fmt = formats
     for chunks in (theta, a):
         _check_chunks(chunks, theta.shape[0])
-    if sent is not None and (sent.shape, named.shape) != ((len(theta), fmt.chunk_bytes), (len(theta),)):
-        raise ValueError(f"a payload of shape {tuple(sent.shape)}, {tuple(named.shape)} named, {len(theta)} chunks")
+    if sent is not None:
+        _check_sent(sent, named, fmt, theta.shape[0])
     data = as_chunks(result, fmt_result, theta.shape[0]).to(theta.device).contiguous()
     steps = step_table(level_bias, alpha_ppm, theta.device)
     if native.usable(theta, a, data, named) and (sent is None or native.usable(sent)):
@@ -53,6 +53,31 @@ def take_over(
         kernels.move(theta, data, fmt_result, steps)
     else:
         apply_result(theta, decided, fmt_result, level_bias, alpha_ppm)
+
+
+def settle(
+    a: Tensor,
+    result: Payload,
+    sent: Tensor,
+    named: Tensor,
+    formats: tuple[ChunkFormat, ChunkFormat],
+    level_bias: int,
+) -> None:
+    """Do to `a` what `take_over` does to it, and let theta be: for a round that ends while the next one is trained.
+
+    Raises `WireError` for a malformed result; then nothing has changed.
+    """
+    fmt_result, fmt = formats
+    _check_chunks(a, a.shape[0])
+    _check_sent(sent, named, fmt, a.shape[0])
+    data = as_chunks(result, fmt_result, a.shape[0]).to(a.device).contiguous()
+    if native.usable(a, data, named, sent):
+        check(data, fmt_result)
+        steps, values = step_table(level_bias, PPM, a.device), value_table(level_bias, a.device)
+        native.apply(None, a, data, fmt_result, steps, sent, fmt, values, named)
+        return
+    mine = decode(sent, fmt)
+    residual(a, mine, accepted(mine, decode(data, fmt_result), named.to(a.device)), level_bias, out=a)
 
 
 def apply_result(
@@ -84,6 +109,11 @@ def apply_result(
 def _check_chunks(values: Tensor, chunks: int) -> None:
     if values.shape != (chunks, CHUNK_VALUES) or values.dtype != torch.float32 or not values.is_contiguous():
         raise ValueError(f"expected contiguous float32 of shape ({chunks}, {CHUNK_VALUES}), got {tuple(values.shape)}")
+
+
+def _check_sent(sent: Tensor, named: Tensor, fmt: ChunkFormat, chunks: int) -> None:
+    if (sent.shape, named.shape) != ((chunks, fmt.chunk_bytes), (chunks,)):
+        raise ValueError(f"a payload of shape {tuple(sent.shape)}, {tuple(named.shape)} named, {chunks} chunks")
 
 
 @cache

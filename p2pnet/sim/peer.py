@@ -58,6 +58,7 @@ class SimPeer:
         self.alive, self.frozen = True, None
         self.epoch += 1
         self.tick_s = -1.0  # when the next Tick is due; at most one is on its way that is not too late
+        self.trained_s: float | None = None  # with overlap: when what is trained beside the exchange will be done
         self.memory = set(disk.parts)
         self.exchanges: dict[tuple[int, int], ev.Exchange] = {}
         self.slices: dict[tuple[int, int, int], set[PeerId]] = {}
@@ -81,6 +82,8 @@ class SimPeer:
         if self.frozen is not None:
             self.frozen.append(event)
             return
+        if isinstance(event, ev.Encoded) and self.rounds.state.round == event.round:
+            self._train_on()
         for effect in self.rounds.handle(event, self.simulation.now_s):
             if self.fuse is not None:
                 if self.fuse <= 0:
@@ -94,6 +97,12 @@ class SimPeer:
             self.tick_s = deadline_s
             self._later(deadline_s - self.simulation.now_s, ev.Tick())
 
+    def _train_on(self) -> None:
+        """With overlap the next round is trained from now on."""
+        setting = self.simulation.setting
+        if setting.policy.overlap:
+            self.trained_s = self.simulation.now_s + self.simulation.rng.uniform(*setting.train_s)
+
     def _later(self, delay_s: float, event: ev.Event) -> None:
         epoch = self.epoch
         self.simulation.at(delay_s, lambda: self.take(event) if self.epoch == epoch else None)
@@ -106,7 +115,7 @@ class SimPeer:
                 checksum = int.from_bytes(self.disk.theta[:8], "big")
                 self._later(0.0, ev.Started(number, checksum, self.disk.theta if effect.state_wanted else b""))
                 root = hashlib.sha256(self.peer + number.to_bytes(4, "big") + bytes([self.epoch])).digest()
-                train_s = simulation.rng.uniform(*simulation.setting.train_s)
+                train_s = 0.0 if self.trained_s is not None else simulation.rng.uniform(*simulation.setting.train_s)
                 self._later(train_s, ev.Encoded(number, root, 40, True, 1, 0, 0))
             case ev.Persist(round=number, slot=slot, raw=raw):
                 before = self.disk.slots.setdefault(number, {}).setdefault(slot, raw)
@@ -170,4 +179,5 @@ class SimPeer:
         if self.honest:
             value = outcome_digest(effect.decision.outcome)
             self.simulation.decided(self.peer, effect.round, (value, effect.after.lineage, self.disk.theta))
-        self._later(0.01, ev.Applied(effect.round))
+        beside_s = 0.0 if self.trained_s is None else self.trained_s - self.simulation.now_s
+        self._later(max(0.01, beside_s), ev.Applied(effect.round))

@@ -21,7 +21,7 @@ from p2pnet.numerics.codec import as_bytes, check, encode
 from p2pnet.numerics.feedback import PPM, accumulate, add_change
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.layout import Layout
-from p2pnet.numerics.outer import take_over
+from p2pnet.numerics.outer import settle, take_over
 from p2pnet.numerics.reduce import LEAF_CHUNKS
 from p2pnet.numerics.state import checksum, state_sha256
 from p2pnet.train.moments import PREFIX, Moments
@@ -53,6 +53,8 @@ class Learner:
 
     A round: the loop trains the model; `encode`; then one of `apply` (decided with a result) and `void`. Both leave the
     model at theta. A round without an update of one's own (skipped, missed) is an `apply` or `void` without `encode`.
+    With overlap the loop trains the next round while an update is pending, from `rewind` on; `encode_next` then takes
+    the place of `apply` or `void` and the next `encode`.
     Only trained parameters take part, tied ones once, under the first of their names; buffers stay local.
     """
 
@@ -82,8 +84,9 @@ class Learner:
         self._ranks = ranks
         self._format = ChunkFormat(k, value_bits)
         self._format_result = ChunkFormat(k_result, value_bits)
+        self._formats = self._format_result, self._format
         self._level_bias = level_bias
-        self._alpha_ppm = alpha_ppm
+        self._rates = level_bias, alpha_ppm
         self._beta_ppm = beta_ppm
         self._layout = Layout((name, tuple(p.shape)) for name, p in self.replica.trained.items())
         device = self.replica.device if ranks.first else "meta"  # the other ranks hold none of it
@@ -130,26 +133,50 @@ class Learner:
         """End the training of a round: a = beta * e + (theta - local) * h_steps / steps, and its largest values.
 
         steps: inner steps taken, at least 1.   h_steps: the swarm's H. The scale is float32(h_steps / steps), and each
-        operation is rounded to float32.   returns: `payload_bytes`, on rank 0. Raises NotFiniteError when the local model holds NaN, infinity or a value
-        beyond 2^64; then the model is back at theta and e is as it was.
+        operation is rounded to float32.   returns: `payload_bytes`, on rank 0. Raises NotFiniteError when the local
+        model holds NaN, infinity or a value beyond 2^64; then the model is back at theta and e is as it was.
         """
         if self._sent is not None:
             raise ValueError("an update is pending: apply or void its round first")
-        if steps < 1 or not 0 < h_steps / steps <= SCALE_MAX:
-            raise ValueError(f"{steps} steps of {h_steps}")
-        self.replica.check_unchanged()
-        self._refuse_not_finite()
-        scale = torch.tensor(h_steps / steps, dtype=torch.float32).item()
-        beta_ppm = PPM if self._decayed else self._beta_ppm
-        theta, e = self._layout.views(self._theta), self._layout.views(self._e)
-        for name, local in self.replica.read():
-            if self._ranks.first:
-                add_change(e[name], theta[name], local.to(e[name].device), scale, beta_ppm)
-        if not self._ranks.first:
-            return b""
-        self._decayed = True
-        self._sent = encode(self._e, self._format, self._level_bias)
-        return self.pending_update()
+        self._refuse_useless(steps, h_steps)
+        self._encode(steps, h_steps)
+        return self.pending_update() if self._ranks.first else b""
+
+    @torch.no_grad()
+    def encode_next(
+        self, result: bytes | memoryview | None, named: Sequence[bool] | None, steps: int, h_steps: int
+    ) -> None:
+        """End a round whose exchange ran beside the training of the next one, and encode that: `apply`, then `encode`.
+
+        result, named: as for `apply`; None: the round is void.   The change is measured from the theta that the loop
+        began at, before the result; the model is then set to theta after it. Raises as both do; nothing has changed.
+        """
+        self._check_named(named)
+        self._refuse_useless(steps, h_steps)
+        if self._ranks.first and result is not None:
+            check(result, self._format_result, self.chunks)
+            if named is not None and self._sent is not None:
+                settle(self._e, result, self._sent, self._chunks_named(named), self._formats, self._level_bias)
+            self._end_round()
+        self._sent = None
+        self._encode(steps, h_steps)
+        if self._ranks.first and result is not None:
+            take_over(self._theta, self._e, result, None, self._chunks_named(None), self._formats, *self._rates)
+        self.rewind()
+
+    @torch.no_grad()
+    def keep(self, steps: int, h_steps: int) -> None:
+        """Take what was trained beside a pending update into e, to be sent later; the model is set to theta.
+
+        steps, h_steps, errors: as for `encode`.
+        """
+        self._refuse_useless(steps, h_steps)
+        self._add_change(steps, h_steps)
+        self.rewind()
+
+    def rewind(self) -> None:
+        """Set the model to theta. With overlap the next round is trained from here while this one is exchanged."""
+        self.replica.write(self._layout.views(self._theta))
 
     def pending_update(self) -> bytes:
         """Return the update whose round is not over once more, for a process that was stopped before it was."""
@@ -165,26 +192,17 @@ class Learner:
         does. Without a pending update it says nothing. beta is applied once per decided result,
         here when no `encode` did. Raises WireError for a malformed result; then nothing has changed.
         """
-        if named is not None and len(named) != self.leaves:
-            raise ValueError(f"{len(named)} leaves named, there are {self.leaves}")
+        self._check_named(named)
         if self._ranks.first:
-            self._take_over(result, named)
-        self._restore()
-
-    def _take_over(self, result: bytes | memoryview, named: Sequence[bool] | None) -> None:
-        mine = torch.tensor(named or [False], dtype=torch.bool).repeat_interleave(LEAF_CHUNKS)[: self.chunks]
-        sent = None if named is None else self._sent
-        formats, rates = (self._format_result, self._format), (self._level_bias, self._alpha_ppm)
-        take_over(self._theta, self._e, result, sent, mine, formats, *rates)
-        if not self._decayed:
-            accumulate(self._e, torch.zeros((), device=self._e.device), self._beta_ppm, out=self._e)
-        self._sent = None
-        self._decayed = False
+            sent = None if named is None else self._sent
+            take_over(self._theta, self._e, result, sent, self._chunks_named(named), self._formats, *self._rates)
+            self._end_round()
+        self.rewind()
 
     def void(self) -> None:
         """End a round without a result: e = a, the model is set to theta. beta stays applied (once per result)."""
         self._sent = None
-        self._restore()
+        self.rewind()
 
     def checksum(self) -> int:
         """Return the 64-bit checksum of theta that a commit carries, on rank 0; elsewhere 0."""
@@ -210,7 +228,7 @@ class Learner:
             self._layout.gather(tensors, self._theta)
             self._e.zero_()
             self._sent, self._decayed = None, False
-        self._restore()
+        self.rewind()
 
     def save(self, path: Path, notes: Mapping[str, str], moments: Moments | None = None) -> None:
         """Write theta, e, a pending update and the optimizers' state, in one atomic step; on rank 0 alone.
@@ -235,7 +253,7 @@ class Learner:
         An optimizer's state that does not fit is no error: a log line says so, and it begins anew.
         """
         notes = json.loads(self._ranks.from_first(lambda: json.dumps(self._load(path, moments)).encode()))
-        self._restore()
+        self.rewind()
         return dict(notes)
 
     def _load(self, path: Path, moments: Moments | None) -> dict[str, str]:
@@ -292,7 +310,7 @@ class Learner:
         if self._ranks.first:
             self._layout.gather(tensors, self._theta)
         self._sent, self._decayed = None, False
-        self._restore()
+        self.rewind()
 
     def export(self, path: Path) -> None:
         """Write the model for use elsewhere: theta, frozen parameters and buffers by name, as safetensors.
@@ -313,8 +331,41 @@ class Learner:
             read_whole(parameter)
         return self._ranks.share()
 
-    def _restore(self) -> None:
-        self.replica.write(self._layout.views(self._theta))
+    def _check_named(self, named: Sequence[bool] | None) -> None:
+        if named is not None and len(named) != self.leaves:
+            raise ValueError(f"{len(named)} leaves named, there are {self.leaves}")
+
+    def _refuse_useless(self, steps: int, h_steps: int) -> None:
+        """Raise what `encode` does before anything has changed."""
+        if steps < 1 or not 0 < h_steps / steps <= SCALE_MAX:
+            raise ValueError(f"{steps} steps of {h_steps}")
+        self.replica.check_unchanged()
+        self._refuse_not_finite()
+
+    def _add_change(self, steps: int, h_steps: int) -> None:
+        scale = torch.tensor(h_steps / steps, dtype=torch.float32).item()
+        beta_ppm = PPM if self._decayed else self._beta_ppm
+        theta, e = self._layout.views(self._theta), self._layout.views(self._e)
+        for name, local in self.replica.read():
+            if self._ranks.first:
+                add_change(e[name], theta[name], local.to(e[name].device), scale, beta_ppm)
+        self._decayed = True
+
+    def _encode(self, steps: int, h_steps: int) -> None:
+        self._add_change(steps, h_steps)
+        if self._ranks.first:
+            self._sent = encode(self._e, self._format, self._level_bias)
+
+    def _end_round(self) -> None:
+        """A result is taken over: beta counts once for it, also where I had no update."""
+        if not self._decayed:
+            accumulate(self._e, torch.zeros((), device=self._e.device), self._beta_ppm, out=self._e)
+        self._sent, self._decayed = None, False
+
+    def _chunks_named(self, named: Sequence[bool] | None) -> Tensor:
+        """Return (chunks,) bool, from one for each leaf."""
+        leaves = torch.tensor(named or [False] * self.leaves, dtype=torch.bool)
+        return leaves.repeat_interleave(LEAF_CHUNKS)[: self.chunks]
 
     def _refuse_not_finite(self) -> None:
         extremes = torch.stack(self.replica.extremes())  # (parameters, 2) float32
@@ -322,7 +373,7 @@ class Learner:
         spoilt = self._ranks.either((~fine).tolist())
         if any(spoilt):
             names = [name for name, bad in zip(self.replica.trained, spoilt, strict=True) if bad]
-            self._restore()
+            self.rewind()
             raise NotFiniteError(f"NaN, infinity or a value beyond 2^64 in the local model: {list_some(names, 5)}")
 
     def _table_sha256(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ import pytest
 from p2pnet.core import events as ev
 from p2pnet.node import bridge as br
 from p2pnet.node.diary import NOTES_MAX, Diary, _json_number
+from p2pnet.sim import POLICY
+from p2pnet.wire.manifest import Policy
 from tests.node.members import identity
 
 
@@ -21,6 +23,7 @@ class State:
 
     lineage: bytes = b"\5" * 32
     round: int = 0
+    policy: Policy = POLICY
 
 
 @dataclass
@@ -41,7 +44,7 @@ def test_a_round_is_told_with_its_times() -> None:
     diary = Diary(lambda kind, fields: told.append((kind, fields)))
     diary.training(10.0)
     diary.trained(update(2.5), 13.0)
-    diary.decided(decide(0), 14.0, True)  # the last commit came a second after mine
+    diary.decided(decide(0), 14.0, True, 1.0)  # the last commit came a second after mine
     diary.applied(0, 2.5, 14.5)
     times = diary.rounds[0]
     assert (times.train_s, times.straggler_wait_s, times.exchange_s) == pytest.approx((3.0, 1.0, 0.5))
@@ -56,7 +59,7 @@ def test_a_round_is_told_with_its_times() -> None:
 def test_a_round_without_an_update_of_ours_spoils_no_sum() -> None:
     diary = Diary()
     diary.training(1.0)
-    diary.decided(decide(0, accepted=(False,), void=True), None, False)
+    diary.decided(decide(0, accepted=(False,), void=True), None, False, 1.0)
     diary.applied(0, math.nan, 4.0)
     assert (diary.sealed, diary.void, diary.credited) == (0, 1, 0)
     assert (diary.train_s, diary.exchange_s, diary.straggler_wait_s) == (0.0, 0.0, 0.0)
@@ -66,7 +69,7 @@ def test_a_round_without_an_update_of_ours_spoils_no_sum() -> None:
 def test_what_is_applied_and_was_not_decided_here_is_not_counted() -> None:
     diary = Diary()
     diary.applied(3, 1.0, 1.0)
-    diary.decided(decide(5), 1.0, True)
+    diary.decided(decide(5), 1.0, True, 1.0)
     diary.applied(4, 1.0, 1.0)
     assert not diary.rounds
     diary.applied(5, 1.0, 2.0)
@@ -91,7 +94,7 @@ def test_a_round_says_whether_it_has_my_update_and_why_not(
     diary.training(0.0)
     if trains:
         diary.trained(update(1.0), 1.0)
-    diary.decided(decide(0, accepted, void), 1.0, listed)
+    diary.decided(decide(0, accepted, void), 1.0, listed, 1.0)
     diary.applied(0, 1.0, 2.0)
     assert diary.rounds[0].credit.startswith(credit)
     assert [one["credit"] for one in diary.credits] == [diary.rounds[0].credit]
@@ -101,7 +104,7 @@ def test_a_skipped_round_says_why_it_was_skipped() -> None:
     diary = Diary()
     diary.training(0.0)
     diary.note(ev.Note(0, "skipped", "NaN in the local model", (identity(1).peer,)))
-    diary.decided(decide(0, (False,)), 1.0, False)
+    diary.decided(decide(0, (False,)), 1.0, False, 1.0)
     diary.applied(0, math.nan, 2.0)
     assert diary.rounds[0].credit == "not credited: skipped, NaN in the local model"
 
@@ -109,7 +112,7 @@ def test_a_skipped_round_says_why_it_was_skipped() -> None:
 def test_rounds_that_were_decided_without_this_peer_are_counted() -> None:
     diary = Diary()
     diary.state(State(round=7))  # type: ignore[arg-type]
-    diary.decided(decide(7), 1.0, True)
+    diary.decided(decide(7), 1.0, True, 1.0)
     diary.applied(7, 1.0, 1.0)
     diary.state(State(round=8))  # type: ignore[arg-type]  # a pause within a round
     diary.state(State(round=10))  # type: ignore[arg-type]
@@ -156,3 +159,19 @@ def test_a_loss_that_is_not_known_replaces_none_that_is() -> None:
 def test_what_json_cannot_say_is_null(value: float) -> None:
     assert _json_number(value) is None
     assert _json_number(1.5) == 1.5
+
+
+def test_with_overlap_the_next_rounds_training_is_not_counted_as_exchange() -> None:
+    diary = Diary()
+    diary.state(State(policy=replace(POLICY, overlap=1)))  # type: ignore[arg-type]
+    diary.training(10.0)
+    diary.trained(update(2.5), 13.0)
+    diary.decided(decide(0), 14.0, True, 14.5)
+    diary.applied(0, 2.0, 16.0)
+    assert diary.rounds[-1].exchange_s == 0.5
+    diary.training(16.0)
+    diary.trained(update(2.5), 16.1)
+    diary.decided(decide(1), 16.2, True, 16.4)
+    diary.applied(1, 2.0, 19.0)
+    assert diary.rounds[-1].train_s == pytest.approx(3.1)  # since the update before it was there
+    assert diary.exchange_s == pytest.approx(0.7)

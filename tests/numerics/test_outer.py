@@ -11,7 +11,7 @@ from p2pnet.errors import WireError
 from p2pnet.numerics.codec import as_bytes, decode, encode
 from p2pnet.numerics.feedback import accepted, residual
 from p2pnet.numerics.formats import ChunkFormat
-from p2pnet.numerics.outer import apply_result, take_over
+from p2pnet.numerics.outer import apply_result, settle, take_over
 from tests.numerics import reference
 from tests.numerics.samples import KINDS, biases, chunks_of, made_up, patterns, sent_of, values_of, widths
 from tests.vectors import vectors
@@ -112,6 +112,25 @@ def test_the_end_of_a_round_is_its_three_steps(
     assert (patterns(theta), patterns(a)) == (patterns(expected[0]), patterns(expected[1]))
 
 
+@settings(max_examples=30)
+@given(
+    seed=st.integers(0, 2**32),
+    bits=widths,
+    k_result=st.sampled_from([40, 1100]),
+    named=st.lists(st.booleans(), min_size=3, max_size=3),
+)
+def test_settling_what_was_sent_leaves_what_the_end_of_a_round_leaves(
+    seed: int, bits: int, k_result: int, named: list[bool]
+) -> None:
+    theta, a = made_up("wide", seed, 3), made_up("heavy", seed + 1, 3)
+    formats, mine = (ChunkFormat(k_result, bits), ChunkFormat(64, bits)), torch.tensor(named)
+    result, sent = encode(a * 0.6 + made_up("normal", seed + 2, 3), formats[0], 32), encode(a, formats[1], 32)
+    settled = a.clone()
+    settle(settled, as_bytes(result), sent, mine, formats, 32)
+    take_over(theta, a, result, sent, mine, formats, 32, 1_300_000)
+    assert patterns(settled) == patterns(a)
+
+
 def test_a_round_does_not_end_with_a_malformed_result() -> None:
     theta, a, fmt = made_up("normal", 1, 2), made_up("normal", 2, 2), ChunkFormat(64)
     before = theta.clone(), a.clone()
@@ -119,6 +138,8 @@ def test_a_round_does_not_end_with_a_malformed_result() -> None:
     result[1, 50] ^= 1
     with pytest.raises(WireError, match="codec-1/R2: chunk 1"):
         take_over(theta, a, result, sent, torch.ones(2, dtype=torch.bool), (fmt, fmt), 32, 1_000_000)
+    with pytest.raises(WireError, match="codec-1/R2: chunk 1"):
+        settle(a, result, sent, torch.ones(2, dtype=torch.bool), (fmt, fmt), 32)
     assert theta.equal(before[0])
     assert a.equal(before[1])
 

@@ -223,6 +223,86 @@ def test_nothing_that_was_trained_is_lost_without_decay() -> None:
     assert taken[0].any()
 
 
+@pytest.mark.parametrize("beta_ppm", [500_000, 1_000_000])
+@pytest.mark.parametrize("named", [[True], None])
+def test_with_overlap_a_round_ends_as_ever_and_the_next_ones_change_is_not_lost(
+    beta_ppm: int, named: list[bool] | None
+) -> None:
+    nets = [make_net() for _ in range(2)]
+    learner, plain = (make_learner(net, beta_ppm=beta_ppm) for net in nets)
+    for net in nets:
+        train(net, seed=1)
+    result = decide(learner.encode(1, 1))
+    plain.encode(1, 1)
+    learner.rewind()
+    start = learner._layout.gather(values(nets[0]))
+    train(nets[0], seed=2)
+    change = start - learner._layout.gather(values(nets[0]))
+    learner.encode_next(result, named, 1, 1)
+    plain.apply(result, named)
+    assert learner.state_sha256() == plain.state_sha256()
+    assert same(values(nets[0]), values(nets[1]))  # the model stands at theta
+    assert torch.equal(learner._e, plain._e * (beta_ppm / 1e6) + change)
+    sent = decode(learner.pending_update(), ChunkFormat(K), 4)
+    assert torch.equal(sent.indices[2].long(), learner._e[2].abs().topk(K).indices.sort().values)
+
+
+def test_with_overlap_a_void_round_loses_nothing_either() -> None:
+    net, whole = make_net(), make_net()
+    learner, at_once = make_learner(net), make_learner(whole)
+    train(net, seed=1)
+    learner.encode(1, 1)
+    learner.rewind()
+    train(net, seed=2)
+    learner.encode_next(None, None, 1, 1)
+    for seed in (1, 2):
+        train(whole, seed=seed)
+        at_once.encode(1, 1)
+        at_once.void()
+    torch.testing.assert_close(learner._e, at_once._e, atol=1e-7, rtol=0)
+    assert learner.pending
+    assert same(values(net), values(whole))
+
+
+def test_with_overlap_what_goes_wrong_changes_nothing() -> None:
+    net, other = make_net(), make_net()
+    learner, spared = make_learner(net), make_learner(other)
+    for each, each_learner in ((net, learner), (other, spared)):
+        train(each, seed=1)
+        result = decide(each_learner.encode(1, 1))
+        each_learner.rewind()
+    start = values(net)
+    train(net, seed=2)
+    with pytest.raises(WireError, match="codec-1"):
+        learner.encode_next(result[:-1], [True], 1, 1)
+    with torch.no_grad():
+        net.layer.weight[3, 4] = float("nan")
+    with pytest.raises(NotFiniteError, match=r"layer\.weight"):
+        learner.encode_next(result, [True], 1, 1)
+    assert same(values(net), start)
+    assert learner.pending_update() == spared.pending_update()
+    for each, each_learner in ((net, learner), (other, spared)):
+        each_learner.apply(result, [True])
+        train(each, seed=3)
+    assert learner.encode(1, 1) == spared.encode(1, 1)
+
+
+def test_what_was_trained_beside_an_update_can_be_kept_for_a_later_one() -> None:
+    net = make_net()
+    learner = make_learner(net, beta_ppm=1_000_000)
+    train(net, seed=1)
+    result = decide(learner.encode(1, 1))
+    e, start = learner._e.clone(), values(net)
+    learner.rewind()
+    train(net, seed=2)
+    change = learner._theta - learner._layout.gather(values(net))
+    learner.keep(1, 1)
+    assert torch.equal(learner._e, e + change)
+    assert not same(values(net), start)
+    learner.apply(result, [True])
+    assert not learner.pending
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 1e30])
 def test_a_model_that_diverged_emits_nothing_and_is_back_at_theta(value: float) -> None:
     net, other = make_net(), make_net()
