@@ -31,6 +31,7 @@ from p2pnet.train.assignment import Assignment
 from p2pnet.train.batches import Batches
 from p2pnet.train.learner import Learner
 from p2pnet.train.moments import Moments
+from p2pnet.train.pace import Pace
 from p2pnet.train.ranks import Ranks
 from p2pnet.train.savefile import SaveFile
 from p2pnet.wire.manifest import Link
@@ -131,6 +132,8 @@ class Swarm:
         self.learner.replica.check_table(self.manifest.parameters)
         self.reports: deque[Report] = deque(maxlen=REPORTS_MAX)  # the latest
         self._batches: list[Batches] = []
+        self._pace = Pace()
+        self._missed = 0  # samples of a round that went on while I was training; their update waits in e
         self._task: br.RoundTask | None = None
         self._closed = False
         self._torn = False  # theta, e and the round are being changed, and do not fit each other
@@ -160,7 +163,8 @@ class Swarm:
     def step(self, loss: Tensor | float, samples: int) -> Report | None:
         """Count one inner step; at the end of a round exchange with the others, and return the round's report.
 
-        Call it after each `optimizer.step()`: that is an inner step, however many backward passes went into it.
+        Call it after each `optimizer.step()`: that is an inner step, however many backward passes went into it. A round
+        has `h_steps` of them, or as many as fit into its window; with `by_window` as many as fit, be it more.
         loss: of this step, for the record, (); not read before the round's end, so that no device is waited for.
         samples: this process trained on in this step, all backward passes together.   Cheap within a round. At its end
         it waits for the round's decision, after which the model's parameters are the swarm's. Collective where `join`
@@ -171,9 +175,10 @@ class Swarm:
         self._steps += 1
         self._samples += samples
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
-        policy = self.manifest.policy
-        over = self._steps >= policy.h_steps or time.monotonic() - self._began_s >= policy.window_ms / 1000
-        early, over = self._relay.poll(over)
+        now_s, policy = time.monotonic(), self.manifest.policy
+        self._pace.step(now_s)
+        has_all = self._steps >= policy.h_steps and not policy.by_window
+        early, over = self._relay.poll(has_all or not self._pace.fits(now_s))
         if isinstance(early, br.Outcome):
             return self._exchange(early)
         return self._exchange() if over else None
@@ -273,9 +278,11 @@ class Swarm:
             self._torn = False
             self._skip(number, error)
         else:
+            self._missed = samples if decided else 0
             if decided is None:
                 assigned = any(made.is_used(number) for made in self._batches)
                 self._submit(payload, samples, assigned, loss)
+                self._pace.encoded(time.monotonic() - trained_s)
                 if self._file.is_due(self._next_round):
                     self._file.save(self._next_round, samples)  # while the others are waited for
         item = decided or self._relay.wait()
@@ -301,15 +308,9 @@ class Swarm:
         self._apply(outcome, loss)
         self._begin_next()
         report = Report(
-            outcome.round_id,
-            outcome.void,
-            outcome.named is not None,
-            loss,
-            steps,
-            trained_s - began_s,
-            time.monotonic() - trained_s,
-            outcome.lineage.hex(),
-        )
+            outcome.round_id, outcome.void, outcome.named is not None, loss, steps,
+            trained_s - began_s, time.monotonic() - trained_s, outcome.lineage.hex(),
+        )  # fmt: skip
         self.reports.append(report)
         return report
 
@@ -340,13 +341,29 @@ class Swarm:
                 raise P2pnetError(f"the node said {type(item).__name__} where a round was due")
             self._clear()
             self._task = item
+            self._pace.begin(self._began_s, item.end_s)
             state = self._keep_state() if item.state_wanted else b""
             self._relay.tell(br.Began(item.round_id, self.learner.checksum(), state))
-            if not self._ranks.agree(int(self.learner.pending)):
+            if not self._make_up():
                 return
-            if self._ranks.first:  # stopped in mid-exchange: the same payload again, it is committed to
-                self._samples = self._pending_samples
-                self._submit(self.learner.pending_update(), self._samples, False, math.nan)
+
+    def _make_up(self) -> bool:
+        """Commit at once to what an earlier round left; tells whether it left something that cannot wait.
+
+        Who was stopped in mid-exchange is committed to its payload. Who was training when a round went on would be late
+        again, and never be heard; only with room for a step in the window what it owes goes with what it trains now.
+        """
+        has_time = self.manifest.policy.by_window and self._pace.fits(time.monotonic())
+        if self._ranks.agree(int(self.learner.pending)):
+            payload, samples = self.learner.pending_update() if self._ranks.first else b"", self._pending_samples
+        elif self._missed and self._ranks.agree(int(self._ranks.first and not has_time)):
+            with self._changing():
+                payload, samples, self._missed = self.learner.encode(1, 1), self._missed, 0  # a = beta * e
+        else:
+            return False
+        self._samples = samples if self._ranks.first else 0
+        self._submit(payload, samples, False, math.nan)
+        return True
 
     def _take_snapshot(self, item: br.Snapshot) -> None:
         """Go on from a state of the swarm that a member gave, or say why not."""
