@@ -132,8 +132,7 @@ class Swarm:
         self.learner.replica.check_table(self.manifest.parameters)
         self.reports: deque[Report] = deque(maxlen=REPORTS_MAX)  # the latest
         self._batches: list[Batches] = []
-        self._pace = Pace()
-        self._missed = 0  # samples of a round that went on while I was training; their update waits in e
+        self._pace, self._missed = Pace(), 0  # samples of a round that went on while I was training: they wait in e
         self._task: br.RoundTask | None = None
         self._closed = False
         self._torn = False  # theta, e and the round are being changed, and do not fit each other
@@ -278,8 +277,8 @@ class Swarm:
             self._torn = False
             self._skip(number, error)
         else:
-            self._missed = samples if decided else 0
-            if decided is None:
+            self._missed = samples if decided else self._missed
+            if not decided:
                 assigned = any(made.is_used(number) for made in self._batches)
                 self._submit(payload, samples, assigned, loss)
                 self._pace.encoded(time.monotonic() - trained_s)
@@ -323,6 +322,8 @@ class Swarm:
             else:
                 self.learner.apply(outcome.result, outcome.named)
             self._next_round += 1
+        if outcome.named is not None:
+            self._missed = 0
         self._relay.tell(br.Applied(outcome.round_id, loss))
         if self._file.is_overdue(self._next_round):
             self._file.save(self._next_round)
@@ -358,7 +359,7 @@ class Swarm:
             payload, samples = self.learner.pending_update() if self._ranks.first else b"", self._pending_samples
         elif self._missed and self._ranks.agree(int(self._ranks.first and not has_time)):
             with self._changing():
-                payload, samples, self._missed = self.learner.encode(1, 1), self._missed, 0  # a = beta * e
+                payload, samples = self.learner.encode(1, 1), self._missed  # nothing is new: a = beta * e
         else:
             return False
         self._samples = samples if self._ranks.first else 0

@@ -85,7 +85,8 @@ class Rounds:
         """When a `Tick` is wanted, at the latest."""
         if self.round.decided is not None:
             return None
-        times = [self.round.deadline_s(self._now_s), self._resend_s, None if self._trains else self._train_s]
+        train_s = None if self._trains or self.round.certificate else self._train_s
+        times = [self.round.deadline_s(self._now_s), self._resend_s, train_s]
         return max(min(time for time in times if time is not None), self._now_s + TICK_MIN_S)
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
@@ -284,7 +285,7 @@ class Rounds:
 
     def _train(self, now_s: float) -> list[Effect]:
         """Start training, unless the round is already decided elsewhere: then its decision is on the way."""
-        if self._trains or self._train_s is None or now_s < self._train_s or self.round.decided is not None:
+        if self._trains or self._train_s is None or now_s < self._train_s or self.round.certificate is not None:
             return []
         self._trains = True
         wanted = self.state.round % self.state.policy.snapshot_rounds == 0

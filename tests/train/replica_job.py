@@ -130,7 +130,7 @@ def same(value: str) -> bool:
 
 def rounds(rank: int, folder: Path, kind: str) -> None:
     """Rounds with others' results, a decision that comes early, NaN on one rank, a restart, a state from a member."""
-    first, second = result(0, other(1)), result(1, other(2))
+    first, second, third = result(0, other(1)), result(1, other(2)), result(2, other(3), (True,))
     here = Rank(rank, folder, kind, 5, (task(0),))
     assert here.swarm.state_sha256() == alone()
     report = here.round(first, task(1))
@@ -142,12 +142,12 @@ def rounds(rank: int, folder: Path, kind: str) -> None:
         assert sent.samples == 2 * 2 * BATCH_SIZE, "those of both ranks"
         here.bridge.says.put(second)  # the others are through before us
         here.bridge.says.put(task(2))
-    here.answer(void(2), task(3))
+    here.answer(third, task(3))
     dist.barrier()
     report = here.step(torch.randn(BATCH_SIZE, 16))
     assert report is not None, "the round ends on all ranks in the same step"
     assert (report.round, report.steps) == (1, 1)
-    assert here.swarm.state_sha256() == alone(first, second)
+    assert here.swarm.state_sha256() == alone(first, second, third)
     if here.bridge:
         late = here.bridge.last(br.Submitted)
         assert (late.round_id, late.samples) == (2, 2 * BATCH_SIZE), "what both ranks trained, in the round after"
