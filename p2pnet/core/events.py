@@ -149,6 +149,7 @@ class Train:
     round: int
     beacon: bytes
     state_wanted: bool
+    end_s: float  # of the round's window, by the machine's clock
 
 
 @dataclass(frozen=True, slots=True)

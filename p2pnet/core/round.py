@@ -76,6 +76,7 @@ class Round:
         self._contributes = False
         self.view_s = now_s  # when this view was entered
         self.certificate: Quorum | None = None
+        self.certified_s: float | None = None  # when votes made it
         if restored:
             restore(self, restored)
 

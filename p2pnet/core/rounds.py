@@ -72,7 +72,7 @@ class Rounds:
         self._decisions: dict[int, dict[PeerId, Heard]] = {}
         self._asked_s: dict[PeerId, float] = {}
         self._answered_s: dict[PeerId, float] = {}
-        self._ahead: dict[PeerId, list[Heard]] = {}  # by author
+        self._ahead: dict[PeerId, list[tuple[Heard, float]]] = {}  # by author, with the time of each
         self._now_s = now_s
         self._trains = False
         self._train_s: float | None = now_s
@@ -85,7 +85,8 @@ class Rounds:
         """When a `Tick` is wanted, at the latest."""
         if self.round.decided is not None:
             return None
-        times = [self.round.deadline_s(self._now_s), self._resend_s, None if self._trains else self._train_s]
+        train_s = None if self._trains or self.round.certificate else self._train_s
+        times = [self.round.deadline_s(self._now_s), self._resend_s, train_s]
         return max(min(time for time in times if time is not None), self._now_s + TICK_MIN_S)
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
@@ -191,7 +192,7 @@ class Rounds:
                 return
             messages = self._ahead.setdefault(author, [])
             if len(messages) < AHEAD_PER_PEER:
-                messages.append(heard)
+                messages.append((heard, self._now_s))
 
     def _dispatch(self, heard: Heard, now_s: float) -> list[Effect]:
         """Hand a message of the current round to it."""
@@ -255,10 +256,12 @@ class Rounds:
         voters = set(self.state.electorate)
         self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}
         self._later.clear()
-        trained_s = self.round.commits.held.get(self.context.me, (None, now_s))[1]
+        certified_s, update_s = self.round.certified_s, self.round.commits.held.get(self.context.me, (None, now_s))[1]
         self.round = Round(self.context, self.state, now_s)
         if self.state.policy.overlap:  # it is trained since my update to the last one was there
-            self.round.commits.start_s = trained_s
+            self.round.commits.begin(update_s)
+        elif certified_s is not None:  # of a decision that came whole nobody knows when it was made
+            self.round.commits.begin(certified_s)
         self._look_around()
         self._trains = False
         self._train_s = now_s + (self.round.grace_s if self.behind() else 0.0)
@@ -272,8 +275,12 @@ class Rounds:
         self._decisions = {number: kept for number, kept in self._decisions.items() if number >= self.state.round}
         effects: list[Effect] = []
         decisions = self._decisions.pop(self.state.round, {})
-        for heard in [*decisions.values(), *(heard for kept in ahead.values() for heard in kept)]:
+        for heard in decisions.values():
             effects += self._hear(heard, now_s)
+        for heard, at_s in (one for kept in ahead.values() for one in kept):
+            effects += self._hear(heard, now_s)
+            if self.round.certified_s == now_s:  # this made it: the next round began when it came, not when I was ready
+                self.round.certified_s = at_s
         if not self._caught_up and self.round.undecided_certificate is None and self.round.decided is None:
             for sender in decisions or list(self._asked_s)[-1:]:
                 effects += self._ask(sender, now_s)
@@ -281,11 +288,11 @@ class Rounds:
 
     def _train(self, now_s: float) -> list[Effect]:
         """Start training, unless the round is already decided elsewhere: then its decision is on the way."""
-        if self._trains or self._train_s is None or now_s < self._train_s or self.round.decided is not None:
+        if self._trains or self._train_s is None or now_s < self._train_s or self.round.certificate is not None:
             return []
         self._trains = True
         wanted = self.state.round % self.state.policy.snapshot_rounds == 0
-        return [Train(self.state.round, self.state.beacon, wanted)]
+        return [Train(self.state.round, self.state.beacon, wanted, self.round.commits.end_s)]
 
     def _ask(self, peer: PeerId, now_s: float) -> list[Effect]:
         if peer == self.context.me or now_s - self._asked_s.get(peer, -ASK_EVERY_S) < ASK_EVERY_S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -192,9 +193,10 @@ class Peer:
 
     def _perform(self, effect: ev.Effect) -> None:
         match effect:
-            case ev.Train(number, beacon, state_wanted):
-                self.diary.training(trio.current_time())
-                self.bridge.give(br.RoundTask(number, beacon, state_wanted))
+            case ev.Train(number, beacon, state_wanted, end_s):
+                now_s = trio.current_time()
+                self.diary.training(now_s)
+                self.bridge.give(br.RoundTask(number, beacon, state_wanted, time.monotonic() + end_s - now_s))
             case ev.Broadcast(raw):
                 self.links.broadcast(raw)
             case ev.Send(to, raw):

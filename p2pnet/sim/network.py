@@ -18,7 +18,7 @@ from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.signatures import open_message
 from p2pnet.wire.manifest import Policy
 
-POLICY = Policy(5, 40, 60_000, 500, 5_000, 1_000_000, 950_000, 64, 100, 3, 2, 10, 0)
+POLICY = Policy(5, 40, 60_000, 500, 5_000, 1_000_000, 950_000, 64, 100, 3, 2, 10, 0, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from p2pnet.core.events import (
 from p2pnet.core.rounds import AHEAD_MAX, AHEAD_PER_PEER, ASK_EVERY_S, DECISIONS_PER_ROUND, TICK_MIN_S, Rounds
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
+from p2pnet.sim import POLICY
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import Ask, Decision, Phase, Quorum, Vote, outcome_digest
 from tests.core.test_round import certificate
@@ -52,7 +53,7 @@ def void_decision() -> Decision:
 
 def test_the_first_tick_starts_training_once() -> None:
     found = rounds()
-    assert of(found.handle(Tick(), 0.0), Train) == [Train(0, STATE.beacon, True)]
+    assert of(found.handle(Tick(), 0.0), Train) == [Train(0, STATE.beacon, True, POLICY.window_ms / 1000)]
     assert of(found.handle(Tick(), 0.1), Train) == []
 
 
@@ -111,6 +112,34 @@ def test_who_took_over_a_decision_waits_for_the_next_one_unless_others_commit_to
     assert of(together.handle(Heard(OTHERS[1], commit(together.state, OTHERS[1])), 1.2), Train)
     assert of(alone.handle(Tick(), 1.2), Train) == []
     assert of(alone.handle(Tick(), 1.1 + alone.round.grace_s), Train)
+
+
+def test_a_window_begins_with_the_certificate_however_late_the_round_is_applied() -> None:
+    found, window_s = rounds(), POLICY.window_ms / 1000
+    found.handle(Heard(OTHERS[0], void_decision().certificate), 4.0)
+    found.handle(Heard(OTHERS[1], void_decision()), 5.0)  # what was certified is here
+    found.handle(Applied(0), 30.0)
+    assert of(found.handle(Tick(), 31.0), Train) == [Train(1, found.state.beacon, False, 4.0 + window_s)]
+    whole = rounds()  # nobody said when this was decided: perhaps long ago
+    whole.handle(Heard(OTHERS[1], void_decision()), 5.0)
+    whole.handle(Applied(0), 30.0)
+    assert of(whole.handle(Tick(), 31.0), Train) == [Train(1, whole.state.beacon, False, 30.0 + window_s)]
+
+
+def test_a_certificate_that_waited_for_a_slow_peer_counts_from_when_it_came() -> None:
+    found = rounds()
+    found.handle(Heard(OTHERS[0], void_decision()), 1.0)
+    after = found.round.decided.after if found.round.decided else STATE
+    void = encode(after.outcome(b"", 0, (), (), b""))
+    value = outcome_digest(void)
+    seals = {voter: signed(Vote(SWARM, 1, 1, 2, value), voter).signature for voter in VOTERS[:3]}
+    quorum = bundle(after, 1, Phase.SEAL, value, seals)
+    found.handle(Heard(OTHERS[0], quorum), 3.0)  # while the learner is in a step
+    found.handle(Applied(0), 9.0)
+    assert found.round.certified_s == 3.0
+    found.handle(Heard(OTHERS[0], Decision(quorum, void, ())), 9.5)
+    found.handle(Applied(1), 10.0)
+    assert found.round.commits.start_s == 3.0
 
 
 def test_what_is_kept_of_later_rounds_is_bounded() -> None:

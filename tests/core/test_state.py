@@ -1,9 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
+from fractions import Fraction
+from math import ceil
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from p2pnet.core.state import FORGET_FACTOR, HashChain, SwarmState, quorum
 from p2pnet.sim import POLICY
@@ -115,3 +120,26 @@ def test_a_name_that_came_once_is_forgotten_soon_and_one_that_served_long_is_not
 def test_a_commit_with_a_right_signature_is_what_the_helpers_make() -> None:
     made = commit(genesis(1), peers(1)[0])
     assert fake_verify(made.peer, b"p2pnet/round/1\n" + made.body, made.signature)
+
+
+def weigh(samples: int, round_samples: int) -> int:
+    state = replace(genesis(1), policy=replace(POLICY, round_samples=round_samples))
+    return state.weight(commit(state, peer(0), samples=samples).message)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 2**31))
+def test_a_weight_is_the_eighths_of_a_full_round_that_were_begun_and_never_more_than_eight(
+    samples: int, round_samples: int
+) -> None:
+    assert weigh(samples, round_samples) == min(8, max(1, ceil(Fraction(8 * samples, round_samples))))
+
+
+@pytest.mark.parametrize(
+    ("samples", "round_samples", "weight"),
+    [
+        (0, 2**31, 1), (1, 2**31, 1), (2**28, 2**31, 1), (2**28 + 1, 2**31, 2), (2**31, 2**31, 8),
+        (2**32 - 1, 2**31, 8), (0, 1, 1), (1, 1, 8), (2**32 - 1, 1, 8), (7, 56, 1), (8, 56, 2), (55, 56, 8), (1, 3, 3),
+    ],
+)  # fmt: skip
+def test_weights_at_their_bounds(samples: int, round_samples: int, weight: int) -> None:
+    assert weigh(samples, round_samples) == weight
