@@ -644,7 +644,7 @@ class Peer:
         if report := swarm.step(loss, samples=4):
             with self.news:
                 self.reports.append(report)
-                self.states[report.round] = swarm.state_sha256()
+                self.states[swarm.round - 1] = swarm.state_sha256()
                 self.news.notify_all()
 
     def hear(self, kind: str, fields: dict[str, Any]) -> None:
