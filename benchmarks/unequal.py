@@ -147,7 +147,7 @@ def train(link: str, folder: Path, step_s: float) -> None:
                 time.sleep(max(0.0, step_s - (time.monotonic() - began_s)))  # stands for training
                 if report := swarm.step(loss, samples=BATCH):
                     fields = {"round": report.round, "steps": report.steps, "wait_s": report.wait_s}
-                    say("report", fields | {"state": swarm.state_sha256()})
+                    say("report", fields | {"stands": swarm.round, "state": swarm.state_sha256()})
     except P2pnetError as error:
         say("end", {"error": str(error)})
     finally:
@@ -236,7 +236,7 @@ def measure(folder: Path, mode: str) -> dict[str, Any]:
         ready = next((event["round"] for event in children[LATE].of("ready")), None)
         states: dict[int, set[str]] = {}
         for event in (event for child in children.values() for event in child.of("report")):
-            states.setdefault(event["round"], set()).add(event["state"])
+            states.setdefault(event["stands"], set()).add(event["state"])
     raw = (folder / "0" / MANIFEST_NAME).read_bytes()
     state = SwarmState.genesis(made.swarm, open_manifest(raw, made.swarm, lambda *_: True).message)
     rosters = [{one.peer: state.weight(one.message) for one in open_commits(entry.commits)} for entry in entries]

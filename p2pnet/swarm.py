@@ -156,7 +156,7 @@ class Swarm:
 
     @property
     def round(self) -> int:
-        """The round that is being trained."""
+        """The round that is being trained; several beyond the last report, where this peer had to catch up."""
         return self._training.round
 
     @property

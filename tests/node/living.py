@@ -158,7 +158,7 @@ class Living:
                 optimizer.zero_grad()
                 time.sleep(self.step_s)
                 if report := self.swarm.step(loss, samples=4):
-                    self.states[report.round] = self.swarm.state_sha256()
+                    self.states[self.swarm.round - 1] = self.swarm.state_sha256()  # it may have caught up
                     self.reports.append(report)
         except P2pnetError as error:
             if "as it was told to" not in str(error):
