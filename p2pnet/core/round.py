@@ -25,7 +25,6 @@ from p2pnet.core.events import (
 from p2pnet.core.exchange import LATE_PROPOSAL, RosterExchange
 from p2pnet.core.judging import deadlines_s, judge
 from p2pnet.core.leading import lead, void_due_s
-from p2pnet.core.parts import assign_parts
 from p2pnet.core.restoring import restore
 from p2pnet.core.rosters import VIEWS_KEPT, Rosters
 from p2pnet.core.slots import Context, Restored, Slots
@@ -314,11 +313,11 @@ class Round:
 
     def _exchange(self, signed: Signed[Roster], commits: tuple[Signed[Commit], ...], now_s: float) -> list[Effect]:
         """Take part in the exchange of this view's roster."""
-        view, policy = self.deciding.view, self.state.policy
+        view = self.deciding.view
         for commit in commits:
             self.commits.add(commit, now_s)
         weights = tuple(self.state.weight(commit.message) for commit in commits)
-        parts = assign_parts(self.context.leaves, commits, self.state.beacon, view, policy.reducers_min)
+        parts = self.state.parts(commits, view)
         timeout_s = self.context.exchange_s * self.deciding.growth()
         exchange = RosterExchange(self.context.me, signed, commits, parts, weights, timeout_s, now_s)
         self.exchanges[view] = exchange

@@ -25,7 +25,6 @@ class Context:
     sign: Sign
     verify: Verify
     chain: HashChain
-    leaves: int  # of the payload, and so of the result
     exchange_s: float  # the time-out of an exchange in view 0: grace and what the bytes take on a slow link
     rng: random.Random
     audits: bool = True

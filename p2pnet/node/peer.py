@@ -101,9 +101,7 @@ class Peer:
         payload_bytes = sum(fmt.payload_bytes(swarm.chunks) for fmt in self._formats)
         exchange_s = state.policy.grace_ms / 1000 + 2 * payload_bytes / SLOW_BYTES_PER_S
         chain = HashChain(identity.secret(BEACON_PURPOSE + swarm.swarm))
-        context = Context(
-            identity.peer, identity.sign, verify, chain, self.bulk.leaves, exchange_s, self._rng, audits=True
-        )
+        context = Context(identity.peer, identity.sign, verify, chain, exchange_s, self._rng, audits=True)
         try:
             self.rounds = Rounds(context, state, now_s, restored(self._ledger, state.round, self._formats[1]))
         except WireError as error:  # what we signed or held, and nobody else could have written there

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from p2pnet.core import events as ev
 from p2pnet.core.parts import Part
+from p2pnet.core.shares import Volume
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
 from p2pnet.sim.liar import Liar
@@ -54,7 +55,7 @@ class Simulation:
         swarm = hashlib.sha256(b"swarm%d" % seed).digest()
         state = SwarmState(
             swarm, setting.policy, 0, hashlib.sha256(b"g" + swarm).digest(), hashlib.sha256(b"b" + swarm).digest(),
-            founders, {}, frozenset(founders),
+            founders, {}, frozenset(founders), Volume(setting.leaves, 1312, 2592),
         )  # fmt: skip
         lying = set(self.rng.sample(founders, liars))
         self.peers = {peer: (Liar if peer in lying else SimPeer)(self, peer, state) for peer in ids}

@@ -64,7 +64,7 @@ class SimPeer:
         self.waiting: dict[tuple[int, int, int], set[PeerId]] = {}
         context = Context(
             self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain,
-            simulation.setting.leaves, 1.0, simulation.rng,
+            1.0, simulation.rng,
         )  # fmt: skip
         restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
         self.rounds = Rounds(context, state, simulation.now_s, restored)

@@ -6,17 +6,16 @@ import pytest
 
 from p2pnet.core.events import Effect, Exchange, Gather, Reduce, ReduceDone, Scatter
 from p2pnet.core.exchange import LATE_BACKUP, LATE_REDUCE, RosterExchange
-from p2pnet.core.parts import assign_parts
 from p2pnet.identity import PeerId
 from p2pnet.wire.round import Reduced, Roster
 from p2pnet.wire.signing import Signed
-from tests.core.voters import LEAVES, commit, genesis, peer, peers, signed
+from tests.core.voters import commit, genesis, peer, peers, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
 COMMITS = tuple(commit(STATE, each) for each in VOTERS)
 ROSTER = signed(Roster(STATE.swarm, 0, 0, STATE.lineage, tuple(each.raw for each in COMMITS)), STATE.proposer(0))
-PARTS = assign_parts(LEAVES, COMMITS, STATE.beacon, 0, 2)
+PARTS = STATE.parts(COMMITS, 0)
 PART = PARTS[0]
 NOBODY: frozenset[PeerId] = frozenset()
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from p2pnet.core import events as ev
 from p2pnet.core.parts import assign_parts
+from p2pnet.core.shares import Volume
 from p2pnet.errors import NetworkError, P2pnetError
 from p2pnet.identity import PeerId
 from p2pnet.net.memory import MemoryHost
@@ -29,6 +30,7 @@ from tests.node.members import CHUNKS, FORMATS, Recorder, World, identity, make_
 BEACON = b"\7" * 32
 WEIGHTS = (8, 5, 8)
 LEAF_CHUNKS = 16
+VOLUME = Volume(-(-CHUNKS // LEAF_CHUNKS), *(fmt.payload_bytes(LEAF_CHUNKS) for fmt in FORMATS))
 
 
 class Trio:
@@ -45,7 +47,7 @@ class Trio:
         numbers = sorted(self.payloads, key=lambda number: identity(number).peer)
         self.commits = tuple(self.commit(number) for number in numbers)
         self.roster = roster_digest(tuple(commit.raw for commit in self.commits))
-        self.parts = assign_parts(-(-CHUNKS // LEAF_CHUNKS), self.commits, BEACON, 0, 2)
+        self.parts = assign_parts(VOLUME, self.commits, BEACON, 0, 2, {})
         self.exchange = ev.Exchange(round_id, 0, self.commits, WEIGHTS, self.parts)
 
     def commit(self, number: int) -> Signed[Commit]:

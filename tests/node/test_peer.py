@@ -15,7 +15,7 @@ from p2pnet.identity import PeerId, verify
 from p2pnet.ledger.log import Ledger
 from p2pnet.ledger.reader import LedgerReader
 from p2pnet.node import bridge as br
-from p2pnet.node.history import History, replay
+from p2pnet.node.history import History, replay, volume_of
 from p2pnet.node.peer import is_of_use
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import (
@@ -157,7 +157,7 @@ async def test_a_ledger_leads_back_to_the_state_and_a_damaged_one_is_found(world
     await decided(members, 6)
     for member in members:
         await member.stop()
-    genesis = SwarmState.genesis(world.swarm, world.manifest.message).lineage
+    genesis = SwarmState.genesis(world.swarm, world.manifest.message, volume_of(world.manifest.message)).lineage
     path = world.folder / "1" / "ledger.db"
     with Ledger(path, world.swarm, genesis, keep_results=4) as ledger:
         state = replay(world.swarm, world.manifest.message, ledger)
