@@ -23,6 +23,7 @@ from p2pnet.core.events import (
     PeerUp,
     ReduceDone,
     Report,
+    RoundTrip,
     ScatterFailed,
     Send,
     Serve,
@@ -120,6 +121,9 @@ class Rounds:
                 self._see_down(peer)
                 self._look_around()
                 return self.round.advance(now_s)
+            case RoundTrip(peer, after_s):
+                self.context.pace.answered(peer, after_s)
+                return []
             case Applied():
                 return self._next(now_s) if event.round == self.state.round else []
             case _:
@@ -135,7 +139,7 @@ class Rounds:
             case Skipped():
                 return self.round.skipped(event, now_s)
             case SliceArrived():
-                return self.round.slice_arrived(event)
+                return self.round.slice_arrived(event, now_s)
             case ReduceDone():
                 return self.round.reduce_done(event, now_s)
             case ScatterFailed():
@@ -255,6 +259,7 @@ class Rounds:
         voters = set(self.state.electorate)
         self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}
         self._later.clear()
+        self.context.pace.next_round(self.context.pace.longest_s(self.round.grace_s, self.state.volume))
         self.round = Round(self.context, self.state, now_s)
         self._look_around()
         self._trains = False

@@ -6,6 +6,7 @@ import hashlib
 import random
 from typing import TypeVar
 
+from p2pnet.core.pace import Pace
 from p2pnet.core.round import Round
 from p2pnet.core.shares import Volume
 from p2pnet.core.slots import Context
@@ -21,7 +22,7 @@ from p2pnet.wire.signing import Signed, sign_message
 M = TypeVar("M", bound=Message)
 SWARM = hashlib.sha256(b"swarm").digest()
 LEAVES = 8
-VOLUME = Volume(LEAVES, 1312, 2592)  # k = 64, results of 128
+VOLUME = Volume(LEAVES, 13_000, 26_000)  # an exchange is given half a second besides grace, at most
 
 
 def peer(number: int) -> PeerId:
@@ -57,7 +58,7 @@ def commit(state: SwarmState, author: PeerId, **changed: object) -> Signed[Commi
 
 
 def context(me: PeerId, audits: bool = False) -> Context:
-    return Context(me, lambda data: fake_sign(me, data), fake_verify, chain_of(me), 1.0, random.Random(1), audits)
+    return Context(me, lambda data: fake_sign(me, data), fake_verify, chain_of(me), Pace(), random.Random(1), audits)
 
 
 def round_of(state: SwarmState, me: PeerId) -> Round:
