@@ -196,6 +196,38 @@ def test_a_frozen_peer_is_left_out_and_follows_once_it_runs_again() -> None:
     assert simulation.run(lambda: len(frozen.disk.log) >= 8, 200)
 
 
+@pytest.mark.parametrize("proposes", [False, True], ids=["reducer", "proposer"])
+def test_a_peer_that_freezes_in_an_exchange_costs_what_earlier_ones_took_not_what_a_slow_link_would(
+    proposes: bool,
+) -> None:
+    """It has committed, reduces a part and backs another up. On a slow link all of it would take nine seconds."""
+    grace_s = POLICY.grace_ms / 1000
+    spent_s = []
+    for seed in range(12):
+        simulation = Simulation(Setting(peers=7, leaves=140), seed)
+        simulation.start()
+        simulation.run(lambda simulation=simulation: simulation.rounds_done() >= 4, 100)
+        some = next(iter(simulation.peers.values()))
+        longest_s = some.rounds.context.pace.longest_s(grace_s, some.rounds.state.volume)
+        assert longest_s > 9
+
+        def under_way(simulation: Simulation = simulation) -> bool:
+            return all(peer.rounds.round.exchanges for peer in simulation.peers.values())
+
+        simulation.run(under_way, 100)
+        round_ = some.rounds.round
+        proposer = round_.state.proposer(0)
+        reducers = [part.reducer for part in round_.exchanges[0].parts if part.reducer != proposer]
+        frozen, number, began_s = proposer if proposes else reducers[0], round_.state.round, simulation.now_s
+        simulation.freeze(frozen)
+        others = [peer for peer in simulation.peers.values() if peer.peer != frozen]
+        assert simulation.run(lambda others=others, n=number: all(len(peer.disk.log) > n for peer in others), 100)
+        spent_s.append(simulation.now_s - began_s)
+        assert others[0].disk.log[number].commits  # a result, not VOID
+    print(f"{min(spent_s):.2f} .. {max(spent_s):.2f} s")
+    assert max(spent_s) < (2.5 if proposes else 1.8) * grace_s
+
+
 @pytest.mark.parametrize("peers", [2, 3, 4, 7])
 def test_without_a_quorum_a_round_is_stalled_names_who_is_missing_and_goes_on_when_they_are_back(peers: int) -> None:
     simulation = Simulation(Setting(peers=peers), seed=2)

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from p2pnet.core.events import Audit, Effect, Gather, Hold, Note, Root
-from p2pnet.core.parts import Part, assign_parts
+from p2pnet.core.parts import Part
 from p2pnet.core.slots import Context
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import WireError
@@ -60,7 +60,6 @@ def judge_outcome(
     raw: bytes,
     outcome: Outcome,
     commits: tuple[Signed[Commit], ...],
-    leaves: int,
     verify: Verify,
 ) -> Candidate:
     """Check that an outcome follows from its roster and this state; raises WireError with the rule broken.
@@ -72,9 +71,7 @@ def judge_outcome(
     if outcome.void != (not commits) or (commits and roster_digest(tuple(c.raw for c in commits)) != outcome.roster):
         raise WireError("round-1/R41", "not this roster")
     reduced = tuple(open_signed((Reduced,), each, verify, REDUCED_RAW_MAX) for each in outcome.reduced)
-    parts: tuple[Part, ...] = ()
-    if commits:
-        parts = assign_parts(leaves, commits, state.beacon, outcome.view, state.policy.reducers_min)
+    parts = state.parts(commits, outcome.view) if commits else ()
     if len(parts) != len(reduced) or (outcome.void and outcome.view):
         raise WireError("round-1/R42", f"{len(reduced)} of {len(parts)} parts")
     for part, signed in zip(parts, reduced, strict=True):
@@ -107,7 +104,7 @@ class Candidates:
 
     def adopt(self, raw: bytes, outcome: Outcome, commits: tuple[Signed[Commit], ...]) -> Candidate:
         """Take an outcome whose shape is right; raises WireError with the rule broken."""
-        candidate = judge_outcome(self.state, raw, outcome, commits, self.context.leaves, self.context.verify)
+        candidate = judge_outcome(self.state, raw, outcome, commits, self.context.verify)
         candidate.audited = candidate.audited or not self.context.audits
         self.found[candidate.value] = candidate
         return candidate

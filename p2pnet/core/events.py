@@ -44,6 +44,14 @@ class PeerDown:
 
 
 @dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """A peer has answered a small request."""
+
+    peer: PeerId
+    after_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class Started:
     """The learner stands at the start of the round, with these parameters."""
 
@@ -139,7 +147,7 @@ class Applied:
 Report = (
     Started | Encoded | Skipped | SliceArrived | ReduceDone | ScatterFailed | Gathered | GatherFailed | Audited
 )  # fmt: skip
-Event = Tick | Heard | PeerUp | PeerDown | Report | Applied
+Event = Tick | Heard | PeerUp | PeerDown | RoundTrip | Report | Applied
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from p2pnet.core.events import (
     PeerUp,
     ReduceDone,
     Report,
+    RoundTrip,
     ScatterFailed,
     Send,
     Serve,
@@ -121,6 +122,9 @@ class Rounds:
                 self._see_down(peer)
                 self._look_around()
                 return self.round.advance(now_s)
+            case RoundTrip(peer, after_s):
+                self.context.pace.answered(peer, after_s)
+                return []
             case Applied():
                 return self._next(now_s) if event.round == self.state.round else []
             case _:
@@ -136,7 +140,7 @@ class Rounds:
             case Skipped():
                 return self.round.skipped(event, now_s)
             case SliceArrived():
-                return self.round.slice_arrived(event)
+                return self.round.slice_arrived(event, now_s)
             case ReduceDone():
                 return self.round.reduce_done(event, now_s)
             case ScatterFailed():
@@ -257,6 +261,7 @@ class Rounds:
         self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}
         self._later.clear()
         certified_s, update_s = self.round.certified_s, self.round.commits.held.get(self.context.me, (None, now_s))[1]
+        self.context.pace.next_round(self.context.pace.longest_s(self.round.grace_s, self.state.volume))
         self.round = Round(self.context, self.state, now_s)
         if self.state.policy.overlap:  # it is trained since my update to the last one was there
             self.round.commits.begin(update_s)

@@ -11,15 +11,26 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from p2pnet.core.parts import HALVINGS_MAX, Part, assign_parts
+from p2pnet.core.shares import Volume
 from p2pnet.identity import PeerId
 from p2pnet.wire.manifest import Manifest, Policy
-from p2pnet.wire.round import WEIGHT_MAX, Commit, Outcome, next_lineage, outcome_digest
-from p2pnet.wire.signing import Signed
+from p2pnet.wire.round import (
+    REDUCED_RAW_MAX,
+    WEIGHT_MAX,
+    Commit,
+    Outcome,
+    Reduced,
+    next_lineage,
+    outcome_digest,
+)
+from p2pnet.wire.signing import Signed, open_signed
 
 CHAIN_LENGTH = 1 << 16  # reveals before a peer has to register a new chain: 30 ms to build
 _STRETCH = 256  # values between two that are kept
 FORGET_ROUNDS = 10_000  # a member unseen for this long loses its row, and with it its seniority
 FORGET_FACTOR = 64  # and so does one unseen for so many times the rounds it served: names that came once cost 4096 rows
+FORGIVE_ROUNDS = 16  # decided rosters in which a slow reducer had no part, until it is tried again
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +41,7 @@ class Member:
     accepted: int  # decided rosters it was in: its length of service
     joined: int  # the round of its first one
     last: int  # the round of its latest one
+    halvings: int = 0  # of its rates: deadlines that it missed as a reducer and has not made good
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +56,10 @@ class SwarmState:
     electorate: tuple[PeerId, ...]  # sorted
     members: Mapping[PeerId, Member]
     founders: frozenset[PeerId]
+    volume: Volume  # of a payload and a result; the manifest's parameters and codec decide it
 
     @classmethod
-    def genesis(cls, swarm: bytes, manifest: Manifest) -> SwarmState:
+    def genesis(cls, swarm: bytes, manifest: Manifest, volume: Volume) -> SwarmState:
         """The state before round 0."""
         return cls(
             swarm,
@@ -57,6 +70,7 @@ class SwarmState:
             manifest.founders,
             {},
             frozenset(manifest.founders),
+            volume,
         )
 
     def expected(self) -> frozenset[PeerId]:
@@ -127,6 +141,7 @@ class SwarmState:
                 if old
                 else Member(tip, 1, self.round, self.round)
             )
+        self._note_deadlines(members, decided, commits)
         return replace(
             self,
             round=self.round + 1,
@@ -136,9 +151,33 @@ class SwarmState:
             members=members,
         )
 
+    def parts(self, commits: Sequence[Signed[Commit]], view: int) -> tuple[Part, ...]:
+        """Who reduces what, of this roster in this view; `commits`: at least one."""
+        rows = {commit.peer: self.members.get(commit.peer) for commit in commits}
+        halvings = {peer: row.halvings for peer, row in rows.items() if row}
+        return assign_parts(self.volume, commits, self.beacon, view, self.policy.reducers_min, halvings)
+
     def weight(self, commit: Commit) -> int:
         """The weight 1..8 of a commit in the reduction, by its samples against a full round's."""
         return max(1, min(WEIGHT_MAX, -(-WEIGHT_MAX * commit.samples // self.policy.round_samples)))
+
+    def _note_deadlines(
+        self, members: dict[PeerId, Member], decided: Outcome, commits: Sequence[Signed[Commit]]
+    ) -> None:
+        """Halve the rate of who reduced too late, so that its backup's part was decided; take it back from who did not.
+
+        Who is halved so far that it has no part any more is tried again now and then.
+        """
+        parts = self.parts(commits, decided.view) if commits else ()
+        idle = {commit.peer for commit in commits}
+        for part, raw in zip(parts, decided.reduced, strict=False):  # as many of both, or it was not decided
+            author = open_signed((Reduced,), raw, _trust, REDUCED_RAW_MAX).peer
+            change = -1 if author == part.reducer else 1
+            members[part.reducer] = _halve(members[part.reducer], change)
+            idle.discard(part.reducer)
+        for peer in idle:
+            if members[peer].halvings and members[peer].accepted % FORGIVE_ROUNDS == 0:
+                members[peer] = _halve(members[peer], -1)
 
     def _may_vote(self, peer: PeerId) -> bool:
         member = self.members.get(peer)
@@ -194,6 +233,16 @@ class HashChain:
         for _ in range(min(_STRETCH, self._length - mark * _STRETCH)):
             values.append(hashlib.sha256(values[-1]).digest())
         return values
+
+
+def _halve(member: Member, change: int) -> Member:
+    """The row with so many more halvings, within bounds."""
+    halvings = min(HALVINGS_MAX, max(0, member.halvings + change))
+    return member if halvings == member.halvings else replace(member, halvings=halvings)
+
+
+def _trust(_peer: PeerId, _data: bytes, _signature: bytes) -> bool:
+    return True  # it was checked before it was decided
 
 
 @functools.lru_cache(maxsize=256)

@@ -287,7 +287,9 @@ class Links:
                     await self._host.connect(peer, [addr_to_text(addr) for addr in addrs], 5.0)
                     self._tell_membership(members.Connected(peer))
                 case members.SendHello(peer, hello):
+                    asked_s = trio.current_time()
                     raw = await self._host.request(peer, HELLO, encode(hello), HELLO_TIMEOUT_S, ANSWER_BYTES_MAX)
+                    self._report(ev.RoundTrip(peer, trio.current_time() - asked_s))
                     self._tell_membership(members.HelloAnswered(peer, decode((HelloAnswer,), raw)))
                 case members.Disconnect(peer, why):
                     log.info("disconnecting %s: %s", peer_id_text(peer), why)

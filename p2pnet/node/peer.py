@@ -13,6 +13,7 @@ import trio
 
 from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
+from p2pnet.core.pace import Pace
 from p2pnet.core.parts import CHUNKS_PER_LEAF
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
@@ -23,7 +24,7 @@ from p2pnet.ledger.damage import LedgerError, damaged
 from p2pnet.ledger.log import Held, Ledger
 from p2pnet.net.host import Host
 from p2pnet.node import bridge as br
-from p2pnet.node.bulk import SLOW_BYTES_PER_S, Bulk
+from p2pnet.node.bulk import Bulk
 from p2pnet.node.diary import Diary
 from p2pnet.node.history import count_rounds, decision_of, entry_of, open_commits, replay
 from p2pnet.node.inbox import Inbox
@@ -48,7 +49,6 @@ from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
 
-NOMINAL_BPS = 100_000_000  # what a peer without a cap says of its line, until lines are measured: then all are equal
 GATHER_FAILURES = 3  # until it is asked how far the others are
 SERVE_MAX = 32  # decisions sent in answer to one ask
 BEACON_PURPOSE = b"p2pnet/beacon/1"
@@ -87,9 +87,9 @@ class Peer:
         self._formats = (ChunkFormat(codec.k, codec.value_bits), ChunkFormat(codec.k_result, codec.value_bits))
         self.swarm, self.identity, self.host, self.bridge, self.diary = swarm, identity, host, bridge, diary
         self._reach = reach
-        self._rates_kbps = [min(cap or NOMINAL_BPS, NOMINAL_BPS) // 1000 for cap in caps_bps]
         self._ledger, self._every = swarm.ledger, swarm.manifest.policy.snapshot_rounds
         self._rng = random.Random()
+        self._roster_s: float | None = None  # when the latest exchange of this round began here
         self._failures = 0  # to gather a result that is decided elsewhere, in a row
         self.inbox, self.links = inbox, links
         self._clock = trio.lowlevel.current_clock()  # for those who ask from another thread
@@ -97,14 +97,10 @@ class Peer:
         state = replay(swarm.swarm, swarm.manifest, self._ledger)
         self.bulk = Bulk(
             host, swarm.swarm, state.round, swarm.chunks, self._formats, bool(codec.coding), verify, inbox.put,
-            links.misbehaved, self._ledger.part,
+            links.misbehaved, self._ledger.part, caps_bps,
         )  # fmt: skip
-        payload_bytes = sum(fmt.payload_bytes(swarm.chunks) for fmt in self._formats)
-        exchange_s = state.policy.grace_ms / 1000 + 2 * payload_bytes / SLOW_BYTES_PER_S
         chain = HashChain(identity.secret(BEACON_PURPOSE + swarm.swarm))
-        context = Context(
-            identity.peer, identity.sign, verify, chain, self.bulk.leaves, exchange_s, self._rng, audits=True
-        )
+        context = Context(identity.peer, identity.sign, verify, chain, Pace(), self._rng, audits=True)
         try:
             self.rounds = Rounds(context, state, now_s, restored(self._ledger, state.round, self._formats[1]))
         except WireError as error:  # what we signed or held, and nobody else could have written there
@@ -126,7 +122,7 @@ class Peer:
             case br.Submitted():
                 root = self.bulk.keep_payload(item.round_id, item.payload, item.tree)
                 self.diary.trained(item, trio.current_time())
-                up, down = self._rates_kbps
+                up, down = self.bulk.lines.kbps
                 self.inbox.put(ev.Encoded(item.round_id, root, item.samples, item.assigned, self._reach(), up, down))
             case br.Skipped(round_id, reason):
                 self.inbox.put(ev.Skipped(round_id, reason))
@@ -202,6 +198,7 @@ class Peer:
             case ev.Send(to, raw):
                 self.links.send(to, raw)
             case ev.Exchange():
+                self._roster_s = trio.current_time()
                 self.bulk.views.open(effect)
             case ev.Scatter():
                 self._nursery.start_soon(self.bulk.scatter, effect)
@@ -233,6 +230,10 @@ class Peer:
         last_s = max((commits[peer][1] for peer in listed if peer in commits), default=None)
         self.diary.decided(decide, last_s, self.identity.peer in listed, trio.current_time())
         self.bridge.give(self._outcome(decide))
+        is_out = self.identity.peer in listed and 2 * sum(decide.accepted) < len(decide.accepted)
+        if is_out and self._roster_s is not None:
+            self.bulk.left_out(decide.round, trio.current_time() - self._roster_s)
+        self._roster_s = None
         self.bulk.forget(decide.round)
 
     def _outcome(self, decide: ev.Decide) -> br.Outcome:

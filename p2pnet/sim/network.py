@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from p2pnet.core import events as ev
 from p2pnet.core.parts import Part
+from p2pnet.core.shares import Volume
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
 from p2pnet.sim.liar import Liar
@@ -18,6 +19,7 @@ from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.signatures import open_message
 from p2pnet.wire.manifest import Policy
 
+LEAF_BYTES = 13_000  # with 8 leaves, half a second is the most that an exchange is given besides grace
 POLICY = Policy(5, 40, 60_000, 500, 5_000, 1_000_000, 950_000, 64, 100, 3, 2, 10, 0, 0)
 
 
@@ -54,7 +56,7 @@ class Simulation:
         swarm = hashlib.sha256(b"swarm%d" % seed).digest()
         state = SwarmState(
             swarm, setting.policy, 0, hashlib.sha256(b"g" + swarm).digest(), hashlib.sha256(b"b" + swarm).digest(),
-            founders, {}, frozenset(founders),
+            founders, {}, frozenset(founders), Volume(setting.leaves, LEAF_BYTES, 2 * LEAF_BYTES),
         )  # fmt: skip
         lying = set(self.rng.sample(founders, liars))
         self.peers = {peer: (Liar if peer in lying else SimPeer)(self, peer, state) for peer in ids}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from p2pnet.core import events as ev
+from p2pnet.core.pace import Pace
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
@@ -65,7 +66,7 @@ class SimPeer:
         self.waiting: dict[tuple[int, int, int], set[PeerId]] = {}
         context = Context(
             self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain,
-            simulation.setting.leaves, 1.0, simulation.rng,
+            Pace(), simulation.rng,
         )  # fmt: skip
         restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
         self.rounds = Rounds(context, state, simulation.now_s, restored)

@@ -6,18 +6,17 @@ import pytest
 
 from p2pnet.core.candidates import Candidates
 from p2pnet.core.events import Audit, Gather, Hold, Note
-from p2pnet.core.parts import assign_parts
 from p2pnet.errors import WireError
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import Outcome, Reduced, roster_digest
 from p2pnet.wire.signing import Signed
-from tests.core.voters import LEAVES, commit, context, genesis, peers, signed
+from tests.core.voters import commit, context, genesis, peers, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
 COMMITS = tuple(commit(STATE, each) for each in VOTERS)
 DIGEST = roster_digest(tuple(each.raw for each in COMMITS))
-PARTS = assign_parts(LEAVES, COMMITS, STATE.beacon, 0, STATE.policy.reducers_min)
+PARTS = STATE.parts(COMMITS, 0)
 
 
 def reduced(place: int, **changed: object) -> Signed[Reduced]:

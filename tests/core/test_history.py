@@ -30,7 +30,7 @@ def played() -> tuple[Simulation, SwarmState, list[Decision]]:
 
 def walk(simulation: Simulation, state: SwarmState, decisions: list[Decision]) -> SwarmState:
     for decision in decisions:
-        state = follow(state, encode(decision), simulation.setting.leaves, fake_verify).after
+        state = follow(state, encode(decision), fake_verify).after
     return state
 
 
@@ -75,8 +75,8 @@ def test_a_lie_of_any_kind_is_refused_with_its_rule(played: tuple[Simulation, Sw
     }
     for name, lie in lies.items():
         with pytest.raises(WireError) as caught:
-            follow(state, encode(lie), simulation.setting.leaves, fake_verify)
+            follow(state, encode(lie), fake_verify)
         assert caught.value.rule == name.split()[0], name
     for garbage in (b"", b"\x90", encode(decision)[:-1], encode(decision) + b"\0"):
         with pytest.raises(WireError):
-            follow(state, garbage, simulation.setting.leaves, fake_verify)
+            follow(state, garbage, fake_verify)

@@ -19,8 +19,12 @@ from p2pnet.core.events import (
     Persist,
     Send,
     Skipped,
+    SliceArrived,
     Started,
 )  # fmt: skip
+from p2pnet.core.exchange import LATE_PROPOSAL
+from p2pnet.core.leading import propose_due_s
+from p2pnet.core.pace import SAFETY
 from p2pnet.core.rosters import EARLY_PER_PEER
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Restored
@@ -159,6 +163,45 @@ def test_the_leader_calls_one_roster_when_all_have_committed_and_signs_it_once()
     slots = [effect.slot for effect in effects if isinstance(effect, Persist)]
     assert len(slots) == len(set(slots)) == 2
     assert len(of(effects, Exchange)) == 1
+
+
+def reduce_all(round_: Round, now_s: float) -> list[Effect]:
+    effects: list[Effect] = []
+    digest = round_.exchanges[0].digest
+    for part in round_.exchanges[0].parts:
+        message = Reduced(STATE.swarm, 0, 0, part.index, digest, (257,) * len(VOTERS), bytes([part.index]) * 32)
+        effects += round_.reduced(signed(message, part.reducer), now_s)
+    return effects
+
+
+def test_a_proposer_that_has_all_it_needs_and_is_quiet_is_given_half_a_grace() -> None:
+    round_ = committed()
+    roster(round_)
+    late_s = 3.0 + LATE_PROPOSAL * round_.exchanges[0].timeout_s
+    assert propose_due_s(round_) == late_s
+    reduce_all(round_, 3.2)
+    assert propose_due_s(round_) == pytest.approx(3.2 + round_.grace_s / 2)
+    assert not of(round_.advance(3.2 + round_.grace_s / 2 - 0.01), Persist)
+    assert of(round_.advance(3.2 + round_.grace_s / 2), Persist)  # nil
+    assert round_.deciding.step == 1
+
+
+def test_time_outs_follow_from_what_the_last_rounds_took() -> None:
+    reducer = next(part.reducer for part in STATE.parts([commit(STATE, each) for each in VOTERS], 0))
+    round_ = committed(reducer)
+    roster(round_)
+    pace, volume = round_.context.pace, STATE.volume
+    longest_s = pace.longest_s(round_.grace_s, volume)
+    assert round_.exchanges[0].timeout_s == longest_s
+    part = next(part for part in round_.exchanges[0].parts if part.reducer == reducer)
+    round_.slice_arrived(SliceArrived(0, 0, part.index, reducer), 3.0)  # its own says nothing
+    commits, parts = round_.exchanges[0].commits, round_.exchanges[0].parts
+    assert pace.timeout_s(round_.grace_s, volume, commits, parts) == longest_s
+    other = next(each for each in VOTERS if each != reducer)
+    round_.slice_arrived(SliceArrived(0, 0, part.index, other), 3.4)
+    assert pace.timeout_s(round_.grace_s, volume, commits, parts) == pytest.approx(SAFETY * 0.4)
+    round_.advance(3.0 + longest_s)  # two of four are missing
+    assert pace.timeout_s(round_.grace_s, volume, commits, parts) == longest_s
 
 
 def test_a_view_without_a_proposal_is_given_up_with_nil_told_to_all() -> None:

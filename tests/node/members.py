@@ -21,6 +21,7 @@ from p2pnet.net.memory import MemoryHost, MemoryNetwork
 from p2pnet.node import bridge as br
 from p2pnet.node.bulk import Bulk, payload_tree
 from p2pnet.node.diary import Diary
+from p2pnet.node.history import volume_of
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
 from p2pnet.node.peer import Peer, Swarm
@@ -133,7 +134,8 @@ class Member:
     async def take_part(self, train: Callable[[Member, br.RoundTask], bytes | None] | None = None) -> None:
         """Run rounds with a learner that encodes noise, until cancelled."""
         train = train or (lambda member, task: payload(member.number, task.round_id))
-        genesis = SwarmState.genesis(self.world.swarm, self.world.manifest.message).lineage
+        manifest = self.world.manifest.message
+        genesis = SwarmState.genesis(self.world.swarm, manifest, volume_of(manifest)).lineage
         folder = self.world.folder / str(self.number)
         with self.scope, Ledger(folder / "ledger.db", self.world.swarm, genesis, keep_results=4) as self.ledger:
             snapshots = Snapshots(folder, self.world.manifest.message.policy.snapshot_rounds, self.ledger)
