@@ -123,4 +123,5 @@ def _policy(config: SwarmConfig) -> Policy:
         reducers_min=policy.reducers_min,
         snapshot_rounds=policy.snapshot_rounds,
         overlap=0,
+        exclude_rounds=policy.exclude_rounds,
     )

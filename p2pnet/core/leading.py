@@ -44,9 +44,8 @@ def lead(round_: Round, now_s: float) -> list[Effect]:
         return _propose_void(round_, now_s) if view > 0 else []
     reduced = exchange.result()
     if reduced is not None:
-        outcome = round_.state.outcome(
-            exchange.digest, exchange.view, tuple(each.raw for each in reduced), exchange.commits, round_.my_state
-        )
+        raws, charges = tuple(each.raw for each in reduced), round_.context.docket.charges(round_.state)
+        outcome = round_.state.outcome(exchange.digest, exchange.view, raws, exchange.commits, round_.my_state, charges)
         commits = exchange.commits if exchange.view != view else ()
         return _propose(round_, encode(outcome), 0, commits, now_s)
     due_s = void_due_s(round_, exchange)
@@ -82,7 +81,8 @@ def _call_roster(round_: Round, raws: tuple[bytes, ...], now_s: float) -> list[E
 
 
 def _propose_void(round_: Round, now_s: float) -> list[Effect]:
-    outcome = round_.state.outcome(b"", 0, (), (), round_.my_state or b"")
+    charges = round_.context.docket.charges(round_.state)
+    outcome = round_.state.outcome(b"", 0, (), (), round_.my_state or b"", charges)
     return _propose(round_, encode(outcome), 0, (), now_s)
 
 

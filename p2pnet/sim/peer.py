@@ -7,9 +7,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from p2pnet.core import events as ev
+from p2pnet.core.docket import Docket
+from p2pnet.core.evidence import Ground, Offence, examine
+from p2pnet.core.parts import CHUNKS_PER_LEAF
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
+from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
 from p2pnet.sim.signatures import fake_sign, fake_verify
 from p2pnet.wire.codec import encode
@@ -32,6 +36,7 @@ class Disk:
     parts: set[bytes] = field(default_factory=set)
     state: SwarmState | None = None
     theta: bytes = bytes(32)
+    evidence: dict[bytes, tuple[Offence, bytes]] = field(default_factory=dict)  # by digest
 
 
 class SimPeer:
@@ -64,7 +69,7 @@ class SimPeer:
         self.waiting: dict[tuple[int, int, int], set[PeerId]] = {}
         context = Context(
             self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain,
-            simulation.setting.leaves, 1.0, simulation.rng,
+            simulation.setting.leaves, 1.0, simulation.rng, docket=Docket(one for one, _ in disk.evidence.values()),
         )  # fmt: skip
         restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
         self.rounds = Rounds(context, state, simulation.now_s, restored)
@@ -117,6 +122,13 @@ class SimPeer:
                 self.disk.parts.update(roots)
             case ev.Decide():
                 self._decide(effect)
+            case ev.Accuse(offence=offence, raw=raw):
+                self.disk.evidence[offence.digest] = offence, raw
+                simulation.accused(self.peer, offence)
+                for peer in simulation.peers:
+                    simulation.carry_evidence(self.peer, peer, raw)
+            case ev.FetchEvidence(digest=digest, sources=sources):
+                simulation.fetch_evidence(self, digest, sources)
             case ev.Note():
                 self.notes.append(effect)
             case _:
@@ -152,6 +164,15 @@ class SimPeer:
                 for decision in self.disk.log[start : start + SERVE_MAX]:
                     simulation.carry(self.peer, to, encode(decision), False)
 
+    def judge(self, raw: bytes) -> ev.Proven | None:
+        """Judge evidence as a node does; there are no payloads here, so that what is about leaves proves nothing."""
+        ground = Ground(self.rounds.state.swarm, CHUNKS_PER_LEAF * self.simulation.setting.leaves, 1)
+        try:
+            offence, claim = examine(raw, ground, fake_verify)
+        except WireError:
+            return None
+        return ev.Proven(offence, raw) if claim is None else None
+
     def _reduce(self, effect: ev.Reduce) -> None:
         exchange = self.exchanges[effect.round, effect.view]
         peers = [commit.peer for commit in exchange.commits]
@@ -170,4 +191,5 @@ class SimPeer:
         if self.honest:
             value = outcome_digest(effect.decision.outcome)
             self.simulation.decided(self.peer, effect.round, (value, effect.after.lineage, self.disk.theta))
+            self.simulation.excluded(effect.round, effect.after.excluded)
         self._later(0.01, ev.Applied(effect.round))

@@ -79,6 +79,7 @@ class Policy(Message):
     reducers_min: Annotated[int, Range(1, 64)]
     snapshot_rounds: Annotated[int, Range(1, 2**20)]
     overlap: Annotated[int, Range(0, 1)]
+    exclude_rounds: Annotated[int, Range(1, 2**20)]  # for how long who was proved to lie takes no part
 
 
 @dataclass(frozen=True, slots=True)

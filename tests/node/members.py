@@ -54,7 +54,7 @@ def manifest(founders: tuple[PeerId, ...], name: str = "tests", initial: bytes =
     policy = Policy(
         h_steps=1, round_samples=8, window_ms=5000, grace_ms=int(1000 * GRACE_S), stall_ms=5000, alpha_ppm=1_000_000,
         beta_ppm=950_000, group_size_max=64, voters_max=100, service_rounds=1, reducers_min=2, snapshot_rounds=1000,
-        overlap=0,
+        overlap=0, exclude_rounds=100,
     )  # fmt: skip
     row = ParameterRow("weight", "float32", (CHUNKS, 4096), 1)
     message = Manifest(
