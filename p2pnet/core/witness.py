@@ -12,7 +12,7 @@ from p2pnet.core.evidence import lineage_of, make_double_signed
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import Message, encode
 from p2pnet.wire.evidence import DoubleSigned
-from p2pnet.wire.round import Phase, Proposal, Quorum, Reduced, Roster, Vote, slot_of
+from p2pnet.wire.round import Phase, Proposal, Quorum, Reduced, Roster, SignedRound, Vote, slot_of
 from p2pnet.wire.signing import Signed
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Witness:
             self._caught.add(signed.peer)
         return found
 
-    def contradicts(self, signed: Signed[Message]) -> bool:
+    def contradicts(self, signed: SignedRound) -> bool:
         """Tell whether a message would make evidence against its author."""
         before = self._seen.get(signed.peer, {}).get(slot_of(signed.message))
         return before is not None and signed.peer not in self._caught and before.body != signed.body

@@ -13,13 +13,14 @@ from p2pnet.core.parts import CHUNKS_PER_LEAF, Part
 from p2pnet.errors import NetworkError, P2pnetError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host, Stream
+from p2pnet.node.proving import judge_leaf, prove_malformed
 from p2pnet.node.reducing import open_output, reduce_slices
 from p2pnet.node.views import ROSTER_WAIT_S, Piece, View, Views
 from p2pnet.numerics.dense import restore, shorten
 from p2pnet.numerics.formats import ChunkFormat
-from p2pnet.numerics.reduce import reduce_leaf
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, decode, encode
+from p2pnet.wire.evidence import ShownLeaf
 from p2pnet.wire.exchange import REQUESTS, GetLeaf, GetOutput, LeafProof, Leaves, Slice
 from p2pnet.wire.round import REDUCED_RAW_MAX, Reduced
 from p2pnet.wire.signing import Verify, open_signed
@@ -51,14 +52,16 @@ class Bulk:
         report: Callable[[ev.Event], None],
         blame: Callable[[PeerId, str], None],
         stored: Callable[[int, bytes], bytes | None],
+        accuse: Callable[[bytes], None],
     ) -> None:
         """round_id: the round that is not decided yet.   formats: of payload and result.   is_dense: send dense-1.
 
         report: takes events for the core.   blame: told who broke which rule.   stored: parts that the ledger has.
+        accuse: takes evidence.
         """
         self._host, self._swarm, self._chunks, self._verify = host, swarm, chunks, verify
         self._in, self._out, self._is_dense = *formats, is_dense
-        self._report, self._blame, self._stored = report, blame, stored
+        self._report, self._blame, self._stored, self._accuse = report, blame, stored, accuse
         self._payloads: dict[int, tuple[bytes, merkle.Tree]] = {}  # by round
         self._outputs: dict[tuple[int, bytes], bytes] = {}  # round, root -> reduced bytes
         self._frames: dict[tuple[int, bytes], bytes] = {}  # as they travel, where that differs
@@ -152,6 +155,10 @@ class Bulk:
         for peer, error in malformed.items():  # under its signed commit: nobody else can have done that
             log.warning("%s committed to a malformed slice: %s", peer_id_text(peer), error)
             self._blame(peer, error.rule)
+            commit = next(commit.raw for commit in view.exchange.commits if commit.peer == peer)
+            proof = await self._beside(prove_malformed, commit, self.leaves, effect.part, pieces[peer], self._in)
+            if proof is not None:
+                self._accuse(proof)
         if output:
             root = merkle.root(await self._hash(output, self._out))
             self._outputs[effect.round, root] = output
@@ -209,21 +216,17 @@ class Bulk:
         wanted = [place for place, q in enumerate(effect.inputs) if q]
         leaf_bytes = self._leaf_bytes(effect.part.start + effect.leaf, self._in)
         with trio.fail_after(ANSWER_S + len(wanted) * leaf_bytes / SLOW_BYTES_PER_S):
-            pieces = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
-        clips = [effect.inputs[place] - 1 for place in wanted]
-        weights = [view.exchange.weights[place] for place in wanted]
-        total = sum(view.exchange.weights)
-        try:
-            leaf = await self._beside(reduce_leaf, pieces, weights, clips, total, self._in, self._out)
-        except WireError:
-            return False  # it reduced a leaf that is malformed; that counts as missing
-        start = effect.leaf * self._out.payload_bytes(CHUNKS_PER_LEAF)
-        return leaf == output[start : start + len(leaf)]
+            shown = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
+        formats = self._in, self._out
+        is_honest, proof = await self._beside(judge_leaf, effect, view.exchange, shown, output, formats)
+        if proof is not None:
+            self._accuse(proof)
+        return is_honest
 
-    async def _fetch_leaf(self, effect: ev.Audit, view: View, wanted: list[int], leaf_bytes: int) -> list[bytes]:
+    async def _fetch_leaf(self, effect: ev.Audit, view: View, wanted: list[int], leaf_bytes: int) -> list[ShownLeaf]:
         """The inputs of a leaf, in the order of `wanted`, each proven against its sender's commit."""
         request = GetLeaf(self._swarm, effect.round, effect.view, effect.part.index, effect.leaf)
-        leaf, pieces = effect.part.start + effect.leaf, []
+        leaf, pieces = effect.part.start + effect.leaf, list[ShownLeaf]()
         async with await self._host.open_stream(effect.reducer, PROTOCOL, ANSWER_S) as stream:
             await stream.send_frame(encode(request))
             try:
@@ -238,7 +241,7 @@ class Bulk:
                 if not merkle.verify_inclusion(root, self.leaves, leaf, merkle.leaf_hash(piece), proof.proof):
                     # Not blamed: the proposer may have told it another roster for this view.
                     raise NetworkError("a leaf that does not follow from its commit")
-                pieces.append(piece)
+                pieces.append(ShownLeaf(piece, proof.proof))
         return pieces
 
     # What others want -----------------------------------------------------------------------------------------------

@@ -32,13 +32,13 @@ def decide(ledger: Ledger, *, void: bool = False, samples: int = 40, sealers: in
     number, lineage = len(ledger), ledger.lineage()
     commits = tuple(_commit(one, number, lineage, samples) for one in MEMBERS)
     if void:
-        outcome = Outcome(SWARM, number, lineage, b"", 0, (), VOTERS, b"\x01" * 32, b"")
+        outcome = Outcome(SWARM, number, lineage, b"", 0, (), VOTERS, b"\x01" * 32, b"", ())
         commits = ()
     else:
         roster = roster_digest(commits)
-        reduced = Reduced(SWARM, number, 1, 0, roster, (257, 101, 0), b"\x02" * 32)
+        reduced = Reduced(SWARM, number, 1, 0, 0, 4, roster, (257, 101, 0), b"\x02" * 32)
         signed = sign_message(reduced, MEMBERS[0].peer, MEMBERS[0].sign).raw
-        outcome = Outcome(SWARM, number, lineage, roster, 1, (signed,), VOTERS, b"\x01" * 32, b"\x03" * 32)
+        outcome = Outcome(SWARM, number, lineage, roster, 1, (signed,), VOTERS, b"\x01" * 32, b"\x03" * 32, ())
     data = encode(outcome)
     value = outcome_digest(data)
     unsealed = Quorum(SWARM, number, 1, int(Phase.SEAL), value, ())

@@ -26,7 +26,9 @@ def exchange(me: PeerId) -> RosterExchange:
 
 
 def reduced(author: PeerId, **changed: object) -> Signed[Reduced]:
-    message = Reduced(STATE.swarm, 0, 0, PART.index, ROSTER.message.digest(), (257,) * 4, b"r" * 32)
+    message = Reduced(
+        STATE.swarm, 0, 0, PART.index, PART.start, PART.stop, ROSTER.message.digest(), (257,) * 4, b"r" * 32
+    )
     return signed(replace(message, **changed), author)  # type: ignore[arg-type]
 
 

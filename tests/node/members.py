@@ -150,7 +150,8 @@ class Member:
         """End the rounds, as when the process ends; the links stay."""
         self.scope.cancel()
         await until(lambda: self.ended)
-        self.host.reception._entries.pop("/p2pnet/exchange/1")
+        for protocol in ("/p2pnet/exchange/1", "/p2pnet/evidence/1"):
+            self.host.reception._entries.pop(protocol)
 
     async def _learn(self, train: Callable[[Member, br.RoundTask], bytes | None]) -> None:
         assert self.peer is not None
@@ -211,6 +212,7 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[ev.Event] = []
         self.blamed: list[tuple[PeerId, str]] = []
+        self.accused: list[bytes] = []
 
     async def wait(self, *kinds: type) -> ev.Event:
         """The first event of these kinds, taken out."""
@@ -228,5 +230,6 @@ def make_bulk(world: World, host: MemoryHost, is_dense: bool = False) -> tuple[B
     bulk = Bulk(
         host, world.swarm, 0, CHUNKS, FORMATS, is_dense, verify, recorder.events.append,
         lambda peer, rule: recorder.blamed.append((peer, rule)), lambda _round, _root: None,
+        recorder.accused.append,
     )  # fmt: skip
     return bulk, recorder
