@@ -9,9 +9,9 @@ from p2pnet.core.events import Audit, Gather, Hold, Note
 from p2pnet.core.parts import assign_parts
 from p2pnet.errors import WireError
 from p2pnet.wire.codec import encode
-from p2pnet.wire.round import Outcome, Reduced, roster_digest
+from p2pnet.wire.round import Exclusion, Outcome, Reduced, roster_digest
 from p2pnet.wire.signing import Signed
-from tests.core.voters import LEAVES, commit, context, genesis, peers, signed
+from tests.core.voters import LEAVES, commit, context, genesis, peer, peers, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
@@ -55,6 +55,12 @@ def adopt(found: Candidates, outcome: Outcome, commits: tuple[Signed[object], ..
         ({"reduced": (b"garbage", *REDUCED[1:])}, "wire-1"),
         ({"electorate": tuple(VOTERS[:1])}, "R43"),
         ({"beacon": b"?" * 32}, "R43"),
+        ({"reduced": (reduced(0, stop=PARTS[0].stop + 1).raw, *REDUCED[1:])}, "R42"),
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32),)}, "R43"),  # the electorate would have to follow
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32), Exclusion(VOTERS[0], b"e" * 32))}, "R47"),
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32), Exclusion(VOTERS[1], b"f" * 32))}, "R47"),
+        ({"excluded": (Exclusion(peer(99), b"e" * 32),)}, "R47"),
+        ({"excluded": tuple(Exclusion(voter, b"e" * 32) for voter in VOTERS)}, "R47"),
     ],
 )  # fmt: skip
 def test_an_outcome_that_does_not_follow_is_refused(lie: dict[str, object], rule: str) -> None:
