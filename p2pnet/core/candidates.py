@@ -187,7 +187,7 @@ class Candidates:
         return [
             Audit(
                 self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer,
-                signed.raw,
+                message.norms, signed.raw,
             )
         ]  # fmt: skip
 

@@ -93,6 +93,7 @@ class ReduceDone:
     part: int
     inputs: tuple[int, ...]  # by place in the roster; 0 missing, else q + 1
     root: Root
+    norms: bytes  # 32 bytes: root over the norms that the clip factors follow from
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +259,7 @@ class Audit:
     root: Root
     inputs: tuple[int, ...]
     reducer: PeerId
+    norms: bytes  # 32 bytes: root over the norms that the clip factors follow from
     reduced: bytes  # what the reducer signed: evidence, if the leaf is wrong
 
 

@@ -19,10 +19,13 @@ from p2pnet.wire.evidence import (
     DoubleSigned,
     MalformedLeaf,
     ShownLeaf,
+    WrongClips,
     WrongLeaf,
+    WrongNorm,
     decode_evidence,
     evidence_digest,
 )
+from p2pnet.wire.exchange import NORM_BYTES, norms_root
 from p2pnet.wire.round import (
     COMMIT_RAW_MAX,
     REDUCED_RAW_MAX,
@@ -67,7 +70,24 @@ class Misreduced:
     chunks: int
 
 
-Claim = Malformed | Misreduced  # what is left to be computed
+@dataclass(frozen=True, slots=True)
+class Misnormed:
+    """Proven to be a leaf that the reducer took and the norm that it gave it; a lie unless that is its norm."""
+
+    data: bytes = field(repr=False)
+    chunks: int
+    norm: int | None  # None: its row has another size than its inputs need
+
+
+@dataclass(frozen=True, slots=True)
+class Misclipped:
+    """Proven to be the norms that the reducer signed; a lie unless its clip factors follow from them."""
+
+    norms: tuple[int, ...]  # of the inputs
+    clips: tuple[int, ...]
+
+
+Claim = Malformed | Misreduced | Misnormed | Misclipped  # what is left to be computed
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +121,10 @@ def examine(raw: bytes, ground: Ground, verify: Verify) -> tuple[Offence, Claim 
             return _malformed_leaf(message, raw, ground, verify)
         case WrongLeaf():
             return _wrong_leaf(message, raw, ground, verify)
+        case WrongNorm():
+            return _wrong_norm(message, raw, ground, verify)
+        case WrongClips():
+            return _wrong_clips(message, raw, ground, verify)
 
 
 def accuse_of_two(found: DoubleSigned) -> tuple[Offence, bytes]:
@@ -168,21 +192,16 @@ def _malformed_leaf(message: MalformedLeaf, raw: bytes, ground: Ground, verify: 
 
 
 def _wrong_leaf(message: WrongLeaf, raw: bytes, ground: Ground, verify: Verify) -> tuple[Offence, Claim | None]:
-    signed = open_signed((Reduced,), message.reduced, verify, REDUCED_RAW_MAX)
+    signed = _open_reduced(message.reduced, ground, verify)
     reduced, leaf = signed.message, message.leaf
-    _refuse(reduced.swarm != ground.swarm, "R2", "another swarm")
-    _refuse(roster_digest(message.commits) != reduced.roster, "R6", "another roster")
-    _refuse(len(reduced.inputs) != len(message.commits), "R6", "inputs that are not the roster's")
-    _refuse(not reduced.start <= leaf < reduced.stop <= ground.leaves, "R6", f"leaf {leaf} is not of this part")
-    commits = [open_signed((Commit,), each, verify, COMMIT_RAW_MAX) for each in message.commits]
+    commits = _open_roster(message.commits, reduced, leaf, ground, verify)
     taken = [place for place, code in enumerate(reduced.inputs) if code]
     _refuse(len(taken) != len(message.inputs), "R6", f"{len(message.inputs)} inputs of {len(taken)}")
     for place, shown in zip(taken, message.inputs, strict=True):
         _show(shown, commits[place].message.payload_root, ground.leaves, leaf, "R7")
     _show(message.output, reduced.root, reduced.stop - reduced.start, leaf - reduced.start, "R7")
     weights = [weight_of(commit.message, ground.round_samples) for commit in commits]
-    offence = Offence(signed.peer, reduced.round, evidence_digest(raw), "reduced a part to something else")
-    return offence, Misreduced(
+    return _by_reducer(signed, raw, "reduced a part to something else"), Misreduced(
         tuple(shown.data for shown in message.inputs),
         tuple(weights[place] for place in taken),
         tuple(reduced.inputs[place] - 1 for place in taken),
@@ -190,6 +209,59 @@ def _wrong_leaf(message: WrongLeaf, raw: bytes, ground: Ground, verify: Verify) 
         message.output.data,
         ground.chunks_of(leaf),
     )
+
+
+def _wrong_norm(message: WrongNorm, raw: bytes, ground: Ground, verify: Verify) -> tuple[Offence, Claim | None]:
+    signed = _open_reduced(message.reduced, ground, verify)
+    reduced, leaf, place = signed.message, message.leaf, message.place
+    commits = _open_roster(message.commits, reduced, leaf, ground, verify)
+    _refuse(place >= len(commits) or not reduced.inputs[place], "R6", "no input of this place")
+    _show(message.shown, commits[place].message.payload_root, ground.leaves, leaf, "R7")
+    _show(message.row, reduced.norms, reduced.stop - reduced.start, leaf - reduced.start, "R7")
+    taken = [code > 0 for code in reduced.inputs]
+    row, at = message.row.data, NORM_BYTES * sum(taken[:place])
+    norm = int.from_bytes(row[at : at + NORM_BYTES], "big") if len(row) == NORM_BYTES * sum(taken) else None
+    claim = Misnormed(message.shown.data, ground.chunks_of(leaf), norm)
+    return _by_reducer(signed, raw, "gave a slice another norm"), claim
+
+
+def _wrong_clips(message: WrongClips, raw: bytes, ground: Ground, verify: Verify) -> tuple[Offence, Claim | None]:
+    signed = _open_reduced(message.reduced, ground, verify)
+    reduced, norms = signed.message, message.norms
+    clips = tuple(code - 1 for code in reduced.inputs if code)
+    row_bytes = NORM_BYTES * len(clips)
+    rows = reduced.stop - reduced.start
+    _refuse(not clips or rows < 1 or len(norms) != rows * row_bytes, "R6", f"{len(norms)} bytes of norms")
+    _refuse(norms_root(norms, len(clips)) != reduced.norms, "R7", "other norms")
+    return _by_reducer(signed, raw, "clipped by other factors"), Misclipped(sum_norms(norms, len(clips)), clips)
+
+
+def sum_norms(norms: bytes, inputs: int) -> tuple[int, ...]:
+    """The norm^2 of each input's slice, from the rows of norms of its leaves."""
+    found = [0] * inputs
+    for number, at in enumerate(range(0, len(norms), NORM_BYTES)):
+        found[number % inputs] += int.from_bytes(norms[at : at + NORM_BYTES], "big")
+    return tuple(found)
+
+
+def _open_reduced(raw: bytes, ground: Ground, verify: Verify) -> Signed[Reduced]:
+    signed = open_signed((Reduced,), raw, verify, REDUCED_RAW_MAX)
+    _refuse(signed.message.swarm != ground.swarm, "R2", "another swarm")
+    return signed
+
+
+def _open_roster(
+    raws: tuple[bytes, ...], reduced: Reduced, leaf: int, ground: Ground, verify: Verify
+) -> list[Signed[Commit]]:
+    """The commits of the roster that a reduced digest is of, for evidence about one of its leaves."""
+    _refuse(roster_digest(raws) != reduced.roster, "R6", "another roster")
+    _refuse(len(reduced.inputs) != len(raws), "R6", "inputs that are not the roster's")
+    _refuse(not reduced.start <= leaf < reduced.stop <= ground.leaves, "R6", f"leaf {leaf} is not of this part")
+    return [open_signed((Commit,), each, verify, COMMIT_RAW_MAX) for each in raws]
+
+
+def _by_reducer(signed: Signed[Reduced], raw: bytes, what: str) -> Offence:
+    return Offence(signed.peer, signed.message.round, evidence_digest(raw), what)
 
 
 def _show(shown: ShownLeaf, root: bytes, size: int, index: int, rule: str) -> None:

@@ -91,7 +91,16 @@ class RosterExchange:
         """What I sign of my own reduction."""
         part = self.parts[done.part]
         return Reduced(
-            swarm, self.round, self.view, part.index, part.start, part.stop, self.digest, done.inputs, done.root
+            swarm,
+            self.round,
+            self.view,
+            part.index,
+            part.start,
+            part.stop,
+            self.digest,
+            done.inputs,
+            done.root,
+            done.norms,
         )
 
     def answer(self, done: ReduceDone, signed: Signed[Reduced]) -> list[Effect]:

@@ -14,14 +14,14 @@ from p2pnet.errors import NetworkError, P2pnetError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host, Stream
 from p2pnet.node.proving import judge_leaf, prove_malformed
-from p2pnet.node.reducing import open_output, reduce_slices
+from p2pnet.node.reducing import leaf_frames, open_output, reduce_slices
 from p2pnet.node.views import ROSTER_WAIT_S, Piece, View, Views
 from p2pnet.numerics.dense import restore, shorten
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, decode, encode
 from p2pnet.wire.evidence import ShownLeaf
-from p2pnet.wire.exchange import REQUESTS, GetLeaf, GetOutput, LeafProof, Leaves, Slice
+from p2pnet.wire.exchange import NORM_BYTES, REQUESTS, GetLeaf, GetOutput, Leaves, Slice, norms_root
 from p2pnet.wire.round import REDUCED_RAW_MAX, Reduced
 from p2pnet.wire.signing import Verify, open_signed
 
@@ -151,7 +151,7 @@ class Bulk:
             return
         pieces = view.pieces.get(effect.part.index, {})
         slices = {peer: pieces[peer].data for peer in effect.senders if peer in pieces}
-        output, inputs, malformed = await self._beside(reduce_slices, view.exchange, slices, self._in, self._out)
+        output, inputs, norms, malformed = await self._beside(reduce_slices, view.exchange, slices, self._in, self._out)
         for peer, error in malformed.items():  # under its signed commit: nobody else can have done that
             log.warning("%s committed to a malformed slice: %s", peer_id_text(peer), error)
             self._blame(peer, error.rule)
@@ -164,7 +164,9 @@ class Bulk:
             self._outputs[effect.round, root] = output
             if self._is_dense:  # once for all who wait for it
                 self._frames[effect.round, root] = await self._wrap(output, self._out)
-            self._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+            view.norms[effect.part.index], taken = norms, sum(code > 0 for code in inputs)
+            about = effect.round, effect.view, effect.part.index
+            self._report(ev.ReduceDone(*about, inputs, root, norms_root(norms, taken)))
 
     def answer(self, effect: ev.Answer) -> None:
         """Let everybody who waits for this part have it."""
@@ -216,15 +218,17 @@ class Bulk:
         wanted = [place for place, q in enumerate(effect.inputs) if q]
         leaf_bytes = self._leaf_bytes(effect.part.start + effect.leaf, self._in)
         with trio.fail_after(ANSWER_S + len(wanted) * leaf_bytes / SLOW_BYTES_PER_S):
-            shown = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
+            shown, norms = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
         formats = self._in, self._out
-        is_honest, proof = await self._beside(judge_leaf, effect, view.exchange, shown, output, formats)
+        is_honest, proof = await self._beside(judge_leaf, effect, view.exchange, shown, norms, output, formats)
         if proof is not None:
             self._accuse(proof)
         return is_honest
 
-    async def _fetch_leaf(self, effect: ev.Audit, view: View, wanted: list[int], leaf_bytes: int) -> list[ShownLeaf]:
-        """The inputs of a leaf, in the order of `wanted`, each proven against its sender's commit."""
+    async def _fetch_leaf(
+        self, effect: ev.Audit, view: View, wanted: list[int], leaf_bytes: int
+    ) -> tuple[list[ShownLeaf], bytes]:
+        """The inputs of a leaf, in the order of `wanted`, each proven against its sender's commit; and all norms."""
         request = GetLeaf(self._swarm, effect.round, effect.view, effect.part.index, effect.leaf)
         leaf, pieces = effect.part.start + effect.leaf, list[ShownLeaf]()
         async with await self._host.open_stream(effect.reducer, PROTOCOL, ANSWER_S) as stream:
@@ -242,7 +246,11 @@ class Bulk:
                     # Not blamed: the proposer may have told it another roster for this view.
                     raise NetworkError("a leaf that does not follow from its commit")
                 pieces.append(ShownLeaf(piece, proof.proof))
-        return pieces
+            size = NORM_BYTES * len(wanted) * (effect.part.stop - effect.part.start)
+            norms = await stream.receive_frame(size)
+            if len(norms) != size or norms_root(norms, len(wanted)) != effect.norms:
+                raise NetworkError("norms that are not those which it signed")
+        return pieces, norms
 
     # What others want -----------------------------------------------------------------------------------------------
 
@@ -295,29 +303,10 @@ class Bulk:
         if view is None or part is None or answer is None or request.leaf >= part.stop - part.start:
             await self._send(stream, encode(Leaves((), (), 0)))
             return
-        frames = await trio.to_thread.run_sync(
-            self._leaf_frames, view, part, answer[0], request.leaf, limiter=self._hashing
-        )
+        inputs = open_signed((Reduced,), answer[0], self._verify, REDUCED_RAW_MAX).message.inputs
+        about = view, part, inputs, request.leaf, self.leaves, self._in, self._is_dense
+        frames = await trio.to_thread.run_sync(leaf_frames, *about, limiter=self._hashing)
         await self._send(stream, *frames)
-
-    def _leaf_frames(self, view: View, part: Part, raw: bytes, leaf: int) -> list[bytes]:
-        signed = open_signed((Reduced,), raw, self._verify, REDUCED_RAW_MAX)
-        pieces, proofs, frames = view.pieces.get(part.index, {}), [], []
-        start = leaf * self._in.payload_bytes(CHUNKS_PER_LEAF)
-        stop = start + self._leaf_bytes(part.start + leaf, self._in)
-        for place, commit in enumerate(view.exchange.commits):
-            if not signed.message.inputs[place]:
-                continue
-            piece = pieces.get(commit.peer)
-            if piece is None:
-                return [encode(Leaves((), (), 0))]  # forgotten meanwhile
-            proof = merkle.narrow_proof(
-                self.leaves, part.start, part.stop, piece.hashes, piece.proof, part.start + leaf
-            )
-            proofs.append(LeafProof(place, proof))
-            leaf_data = piece.data[start:stop]
-            frames.append(shorten(leaf_data, self._in) if self._is_dense else leaf_data)
-        return [encode(Leaves(tuple(proofs), (), 1)), *frames]
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

@@ -12,7 +12,17 @@ from collections.abc import Callable
 import trio
 
 from p2pnet.core import events as ev
-from p2pnet.core.evidence import Claim, Ground, Malformed, Misreduced, Offence, examine
+from p2pnet.core.evidence import (
+    Claim,
+    Ground,
+    Malformed,
+    Misclipped,
+    Misnormed,
+    Misreduced,
+    Offence,
+    examine,
+    sum_norms,
+)
 from p2pnet.core.parts import CHUNKS_PER_LEAF, Part
 from p2pnet.errors import NetworkError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text, verify
@@ -21,17 +31,22 @@ from p2pnet.net.host import Host, Stream
 from p2pnet.node.reducing import find_flaw
 from p2pnet.node.views import Piece
 from p2pnet.numerics.formats import ChunkFormat
-from p2pnet.numerics.reduce import reduce_leaf
+from p2pnet.numerics.reduce import clip_factors, reduce_leaf, squared_norm
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, decode, encode
 from p2pnet.wire.evidence import (
     EVIDENCE_BYTES_MAX,
+    NORMS_BYTES_MAX,
+    Evidence,
     GetEvidence,
     MalformedLeaf,
     ShownLeaf,
+    WrongClips,
     WrongLeaf,
+    WrongNorm,
     evidence_digest,
 )
+from p2pnet.wire.exchange import NORM_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -42,18 +57,30 @@ WAITING_PER_PEER_MAX = 4  # of one neighbour
 JUDGED_MAX = 1024  # digests of evidence judged lately, so that it is judged once
 MINE: PeerId | None = None  # whose word it is, when this peer itself found the lie
 
+RULES = {
+    Malformed: "evidence-1/R5",
+    Misreduced: "evidence-1/R8",
+    Misnormed: "evidence-1/R9",
+    Misclipped: "evidence-1/R10",
+}
+
 Formats = tuple[ChunkFormat, ChunkFormat]  # of payload and result
 
 
 def is_lie(claim: Claim, formats: Formats) -> bool:
     """Compute what is left to compute: whether what is shown to be under the signatures is what it should be."""
     fmt_in, fmt_out = formats
-    if isinstance(claim, Malformed):
-        return _is_malformed(claim.data, claim.chunks, fmt_in)
-    if any(_is_malformed(data, claim.chunks, fmt_in) for data in claim.inputs):
-        return True  # a slice that is malformed anywhere counts as missing, and this one was not
-    expected = reduce_leaf(claim.inputs, claim.weights, claim.clips, claim.total_weight, fmt_in, fmt_out)
-    return expected != claim.output
+    match claim:
+        case Malformed(data, chunks):
+            return _is_malformed(data, chunks, fmt_in)
+        case Misclipped(norms, clips):
+            return clip_factors(norms) != list(clips)
+        case Misnormed(data, chunks, norm):
+            return _is_malformed(data, chunks, fmt_in) or squared_norm(data, fmt_in) != norm
+        case Misreduced(inputs, weights, clips, total_weight, output, chunks):
+            if any(_is_malformed(data, chunks, fmt_in) for data in inputs):
+                return True  # a slice that is malformed anywhere counts as missing, and this one was not
+            return reduce_leaf(inputs, weights, clips, total_weight, fmt_in, fmt_out) != output
 
 
 def _is_malformed(data: bytes, chunks: int, fmt: ChunkFormat) -> bool:
@@ -75,32 +102,41 @@ def prove_malformed(commit: bytes, leaves: int, part: Part, piece: Piece, fmt: C
 
 
 def judge_leaf(
-    audit: ev.Audit, exchange: ev.Exchange, inputs: list[ShownLeaf], output: bytes, formats: Formats
+    audit: ev.Audit, exchange: ev.Exchange, inputs: list[ShownLeaf], norms: bytes, output: bytes, formats: Formats
 ) -> tuple[bool, bytes | None]:
-    """Whether the audited leaf follows from its inputs, and the evidence when it does not.
+    """Whether the audited leaf, its norms and the clip factors follow from the inputs, and the evidence when not.
 
-    inputs: of those that are not missing, by place, proven under their commits.   output: the whole reduced part.
-    The evidence is None where it is too large to travel.
+    inputs: of those that are not missing, by place, proven under their commits.   norms: the rows that the reducer
+    signed.   output: the whole reduced part.   The evidence is None where it is too large to travel.
     """
-    _, fmt = formats
-    leaf_bytes = fmt.payload_bytes(CHUNKS_PER_LEAF)
-    given = output[audit.leaf * leaf_bytes : (audit.leaf + 1) * leaf_bytes]
     places = [place for place, code in enumerate(audit.inputs) if code]
-    claim = Misreduced(
-        tuple(shown.data for shown in inputs),
-        tuple(exchange.weights[place] for place in places),
-        tuple(audit.inputs[place] - 1 for place in places),
-        sum(exchange.weights),
-        given,
-        len(given) // fmt.chunk_bytes,
-    )
-    if not is_lie(claim, formats):
-        return True, None
-    tree = merkle.Tree.of(merkle.payload_leaves(output, leaf_bytes))
-    commits = tuple(commit.raw for commit in exchange.commits)
-    shown = ShownLeaf(given, tree.inclusion_proof(audit.leaf))
-    raw = encode(WrongLeaf(audit.reduced, commits, audit.part.start + audit.leaf, shown, tuple(inputs)))
-    return False, raw if len(raw) <= EVIDENCE_BYTES_MAX else None
+    clips = tuple(audit.inputs[place] - 1 for place in places)
+    if is_lie(Misclipped(sum_norms(norms, len(places)), clips), formats):
+        return False, _encoded(WrongClips(audit.reduced, norms)) if len(norms) <= NORMS_BYTES_MAX else None
+    fmt, commits = formats[1], tuple(commit.raw for commit in exchange.commits)
+    leaf_bytes, leaf = fmt.payload_bytes(CHUNKS_PER_LEAF), audit.part.start + audit.leaf
+    given = output[audit.leaf * leaf_bytes : (audit.leaf + 1) * leaf_bytes]
+    chunks, weights = len(given) // fmt.chunk_bytes, tuple(exchange.weights[place] for place in places)
+    leaves = tuple(shown.data for shown in inputs)
+    if is_lie(Misreduced(leaves, weights, clips, sum(exchange.weights), given, chunks), formats):
+        shown = _shown(output, leaf_bytes, audit.leaf)
+        return False, _encoded(WrongLeaf(audit.reduced, commits, leaf, shown, tuple(inputs)))
+    row = _shown(norms, NORM_BYTES * len(places), audit.leaf)
+    for number, (place, one) in enumerate(zip(places, inputs, strict=True)):
+        norm = int.from_bytes(row.data[NORM_BYTES * number : NORM_BYTES * (number + 1)], "big")
+        if is_lie(Misnormed(one.data, chunks, norm), formats):
+            return False, _encoded(WrongNorm(audit.reduced, commits, leaf, row, place, one))
+    return True, None
+
+
+def _shown(data: bytes, leaf_bytes: int, leaf: int) -> ShownLeaf:
+    tree = merkle.Tree.of(merkle.payload_leaves(data, leaf_bytes))
+    return ShownLeaf(data[leaf * leaf_bytes : (leaf + 1) * leaf_bytes], tree.inclusion_proof(leaf))
+
+
+def _encoded(evidence: Evidence) -> bytes | None:
+    raw = encode(evidence)
+    return raw if len(raw) <= EVIDENCE_BYTES_MAX else None
 
 
 class Proving:
@@ -194,4 +230,4 @@ class Proving:
             return None, error.rule
         if claim is None or is_lie(claim, self._formats):
             return offence, ""
-        return None, "evidence-1/R5" if isinstance(claim, Malformed) else "evidence-1/R8"
+        return None, RULES[type(claim)]

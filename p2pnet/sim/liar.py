@@ -179,7 +179,7 @@ class Liar(SimPeer):
             self.simulation.carry(self.peer, peer, encode(Decision(forged, void, ())), False)
             self.simulation.carry(self.peer, peer, encode(Ask(state.swarm, number, view)), False)
         self._tell_some(Vote(state.swarm, number, view, rng.choice([1, 2]), rng.choice([b"", value])))
-        self._tell_some(Reduced(state.swarm, number, view, rng.randrange(64), 0, 1, value, (257,), value))
+        self._tell_some(Reduced(state.swarm, number, view, rng.randrange(64), 0, 1, value, (257,), value, value))
         for _ in range(NAMES):
             name = PeerId(rng.randbytes(32))
             commit = Commit(state.swarm, number, state.lineage, value, 1, value, 1, 0, 1, 2**32 - 1, 2**32 - 1)

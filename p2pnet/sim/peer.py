@@ -180,7 +180,7 @@ class SimPeer:
         slices = b"".join(c.message.payload_root for c in exchange.commits if c.peer in effect.senders)
         root = hashlib.sha256(b"part" + effect.part.start.to_bytes(4, "big") + slices).digest()
         self.memory.add(root)
-        self._later(0.02, ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+        self._later(0.02, ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root, root))
 
     def _decide(self, effect: ev.Decide) -> None:
         if not effect.void:

@@ -85,6 +85,7 @@ class Reduced(Message):
     roster: Digest
     inputs: Annotated[tuple[Annotated[int, Range(0, 257)], ...], Count(1, GROUP_SIZE_MAX)]  # 0: missing, else q + 1
     root: Digest  # RFC 6962 over the leaves of the output
+    norms: Digest  # RFC 6962 over the rows of norms behind the clip factors (exchange-1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,7 +39,7 @@ def decide(
         commits = ()
     else:
         roster = roster_digest(commits)
-        reduced = Reduced(SWARM, number, 1, 0, 0, 4, roster, (257, 101, 0), b"\x02" * 32)
+        reduced = Reduced(SWARM, number, 1, 0, 0, 4, roster, (257, 101, 0), b"\x02" * 32, b"\x08" * 32)
         signed = sign_message(reduced, MEMBERS[0].peer, MEMBERS[0].sign).raw
         outcome = Outcome(SWARM, number, lineage, roster, 1, (signed,), VOTERS, b"\x01" * 32, b"\x03" * 32, excluded)
     data = encode(outcome)

@@ -54,8 +54,16 @@ def void(lineage: bytes = LINEAGE, beacon: bytes = PREIMAGE) -> bytes:
     return independent.msgpack([4, SWARM, ROUND, lineage, b"", 0, [], [key for key, _ in PEERS], beacon, b"", []])
 
 
-def reduced(who: int, inputs: Sequence[int], root: bytes, roster: bytes, swarm: bytes = SWARM, part: int = 0) -> bytes:
-    return sign([3, swarm, ROUND, VIEW, part, START, STOP, roster, list(inputs), root], who)
+def reduced(
+    who: int,
+    inputs: Sequence[int],
+    root: bytes,
+    roster: bytes,
+    swarm: bytes = SWARM,
+    part: int = 0,
+    norms: bytes = hashlib.sha256(b"norms").digest(),
+) -> bytes:
+    return sign([3, swarm, ROUND, VIEW, part, START, STOP, roster, list(inputs), root, norms], who)
 
 
 def roster_digest(commits: Sequence[bytes]) -> bytes:
@@ -150,6 +158,43 @@ def wrong_leaf(
     return independent.msgpack([4, *(fields | changed).values()])
 
 
+@functools.cache
+def norms(taken: tuple[int, ...] = (0, 1, 2), louder: int = 1) -> tuple[bytes, ...]:
+    """The rows of norms of the part, a leaf each; that of member 1 in the last leaf is said to be `louder` times it."""
+    rows = []
+    for leaf in range(START, STOP):
+        row = [ref.norm2(payload(who)[leaf], K) * (louder if (leaf, who) == (STOP - 1, 1) else 1) for who in taken]
+        rows.append(b"".join(norm.to_bytes(12, "big") for norm in row))
+    return tuple(rows)
+
+
+def codes_of(rows: Sequence[bytes]) -> tuple[int, ...]:
+    """The inputs that follow from rows of norms, when none is missing."""
+    columns = [sum(int.from_bytes(row[at : at + 12], "big") for row in rows) for at in range(0, len(rows[0]), 12)]
+    return tuple(factor + 1 for factor in ref.clip_factors(columns))
+
+
+def wrong_norm(rows: Sequence[bytes], place: int = 1, swarm: bytes = SWARM, **changed: Any) -> bytes:
+    """The evidence about one norm, in the last leaf, that member 0 signed; changed: fields that are something else."""
+    commits = [commit(who, root(hashes_of(payload(who)))) for who in range(3)]
+    codes = changed.pop("codes", reduction()[1])
+    over = root(hashes_of(rows))
+    fields: Case = {
+        "reduced": reduced(0, codes, LINEAGE, roster_digest(commits), swarm, norms=over),
+        "commits": commits,
+        "leaf": STOP - 1,
+        "row": shown(rows, STOP - 1 - START),
+        "place": place,
+        "shown": shown(payload(place), STOP - 1),
+    }
+    return independent.msgpack([6, *(fields | changed).values()])
+
+
+def wrong_clips(codes: Sequence[int], rows: Sequence[bytes], swarm: bytes = SWARM, said: bytes | None = None) -> bytes:
+    signed = reduced(0, codes, LINEAGE, LINEAGE, swarm, norms=root(hashes_of(rows)))
+    return independent.msgpack([7, signed, b"".join(rows) if said is None else said])
+
+
 def malformed_leaf(leaves: Sequence[bytes], leaf: int, swarm: bytes = SWARM, **changed: Any) -> bytes:
     fields: Case = {
         "commit": commit(1, root(hashes_of(leaves)), swarm),
@@ -182,6 +227,7 @@ def cases() -> Iterator[tuple[str, Case]]:
     yield from _no_doubles(a, b)
     yield from _malformed()
     yield from _reduced()
+    yield from _norms()
     yield (
         "get-evidence",
         message([5, SWARM, hashlib.sha256(b"p2pnet/evidence/1\n" + double_signed(vote(0, a), vote(0, b))).digest()]),
@@ -290,6 +336,63 @@ def _reduced() -> Iterator[tuple[str, Case]]:
     yield "wrong-leaf-of-another-swarm", worthless(wrong_leaf(liar, swarm=b"\2" * 32), "evidence-1/R2", "Replayed.")
 
 
+def _norms() -> Iterator[tuple[str, Case]]:
+    honest, lie, codes = norms(), norms(louder=4), reduction()[1]
+    yield "wrong-norm", proven(wrong_norm(lie), 0, "Four times the norm^2 of a leaf, to quieten its sender.")
+    cut = (honest[0], honest[1][:-1])
+    yield "wrong-norm-cut", proven(wrong_norm(cut), 0, "A row that is no row.")
+    lower = wrong_norm(norms((0, 2)), place=2, codes=reduction((0, 2))[1])
+    yield "honest-norm-beside-a-missing-one", worthless(lower, "evidence-1/R9", "Rows have the inputs that are there.")
+    yield "honest-norm", worthless(wrong_norm(honest), "evidence-1/R9", "It is the norm of that leaf.")
+    yield "honest-norm-of-a-liar", worthless(wrong_norm(lie, 2), "evidence-1/R9", "The lie is about another input.")
+    missing = wrong_norm(norms((0, 2)), codes=reduction((0, 2))[1])
+    yield "norm-of-a-missing-input", worthless(missing, "evidence-1/R6", "Of what it does not list it says nothing.")
+    forged = wrong_norm(honest, row=shown(honest, 1, lie[1]))
+    yield "wrong-norm-made-up", worthless(forged, "evidence-1/R7", "Not under the root that was signed.")
+    forged = wrong_norm(honest, shown=shown(payload(2), 2))
+    yield "norm-beside-another-leaf", worthless(forged, "evidence-1/R7", "The leaf is another member's.")
+    yield "norm-of-another-place", worthless(wrong_norm(honest, leaf=1), "evidence-1/R7", "Row and leaf are of leaf 2.")
+    yield "wrong-norm-of-another-swarm", worthless(wrong_norm(lie, swarm=b"\2" * 32), "evidence-1/R2", "Replayed.")
+    quiet = (codes[0], codes[1] // 2, codes[2])
+    yield "wrong-clips", proven(wrong_clips(quiet, honest), 0, "Half the factor that follows from the norms.")
+    yield "clips-of-nobody", proven(wrong_clips((1, 1, 1), honest), 0, "All clipped to nothing.")
+    yield "honest-clips", worthless(wrong_clips(codes_of(honest), honest), "evidence-1/R10", "They follow.")
+    yield "honest-clips-of-wrong-norms", worthless(wrong_clips(codes_of(lie), lie), "evidence-1/R10", "They follow.")
+    forged = wrong_clips(codes, honest, said=b"".join(lie))
+    yield "wrong-clips-made-up", worthless(forged, "evidence-1/R7", "Other norms than those that were signed.")
+    forged = wrong_clips(codes, honest, said=honest[0])
+    yield "wrong-clips-with-a-row-less", worthless(forged, "evidence-1/R6", "The part has two leaves.")
+    forged = wrong_clips((0, 0, 0), honest)
+    yield "clips-without-inputs", worthless(forged, "evidence-1/R6", "No input, no factor.")
+    forged = wrong_clips(quiet, honest, swarm=b"\2" * 32)
+    yield "wrong-clips-of-another-swarm", worthless(forged, "evidence-1/R2", "Replayed.")
+
+
+def exclusions() -> Iterator[tuple[str, Case]]:
+    """For round-1: what an outcome says of liars."""
+    first, second = ([12, PEERS[who][0], hashlib.sha256(b"evidence %d" % who).digest()] for who in (0, 1))
+    names = ("peer", "evidence")
+    decoded = [{"message": "Exclusion"} | dict(zip(names, (each[1].hex(), each[2].hex()), strict=True))
+               for each in (first, second)]  # fmt: skip
+    yield "exclusion", _round(first, "A member that was proved to lie.", decoded[0])
+    yield "exclusion-of-a-short-digest", _round([*first[:2], b"\1" * 31], "A digest of 31 bytes.")
+    outcome = [4, SWARM, ROUND, LINEAGE, b"", 0, [], [PEERS[2][0]], PREIMAGE, b""]
+    fields = ("swarm", "round", "lineage", "roster", "view", "reduced", "electorate", "beacon", "state")
+    plain: Case = {"message": "Outcome"}
+    for name, value in zip(fields, outcome[1:], strict=True):
+        plain[name] = value.hex() if isinstance(value, bytes) else value
+    plain |= {"electorate": [PEERS[2][0].hex()], "excluded": decoded}
+    yield "outcome-excluding-two", _round([*outcome, [first, second]], "VOID; two of three voters are excluded.", plain)
+    yield "outcome-excluding-nine", _round([*outcome, [first] * 9], "Eight are allowed.")
+
+
+def _round(items: list[Any], description: str, decoded: Case | None = None) -> Case:
+    case: Case = {"kind": "message", "description": description, "protocol": "round/1", "valid": decoded is not None}
+    case |= {"rule": "wire-1/R3"} if decoded is None else {}
+    case["hex"] = independent.msgpack(items).hex()
+    return case if decoded is None else case | {"decoded": decoded}
+
+
 def proven(raw: bytes, who: int, description: str) -> Case:
     digest = hashlib.sha256(b"p2pnet/evidence/1\n" + raw).hexdigest()
     proof = {"peer": PEERS[who][0].hex(), "round": ROUND, "digest": digest}
@@ -323,6 +426,10 @@ def main() -> None:
         rest = ground if case["kind"] == "evidence" else {}
         whole = {"page": "evidence-1", "source": SOURCE, **rest, **case}
         (folder / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
+
+    for name, case in exclusions():
+        whole = {"page": "round-1", "source": SOURCE, **case}
+        (VECTORS / "round-1" / f"{name}.json").write_text(json.dumps(whole, indent=2) + "\n")
 
 
 if __name__ == "__main__":

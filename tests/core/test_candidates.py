@@ -22,7 +22,9 @@ PARTS = assign_parts(LEAVES, COMMITS, STATE.beacon, 0, STATE.policy.reducers_min
 
 def reduced(place: int, **changed: object) -> Signed[Reduced]:
     part = PARTS[place]
-    message = Reduced(STATE.swarm, 0, 0, part.index, part.start, part.stop, DIGEST, (257,) * 4, bytes([place]) * 32)
+    message = Reduced(
+        STATE.swarm, 0, 0, part.index, part.start, part.stop, DIGEST, (257,) * 4, bytes([place]) * 32, b"n" * 32
+    )
     return signed(replace(message, **changed), part.reducer)  # type: ignore[arg-type]
 
 

@@ -65,7 +65,7 @@ def void(beacon: bytes = b"") -> bytes:
          signed(Proposal(STATE.swarm, 0, 0, 0, void(b"b" * 32)), PROPOSER)),
         (PROPOSER, *(signed(Roster(STATE.swarm, 0, 0, STATE.lineage, (commit(STATE, who).raw,)), PROPOSER)
                      for who in VOTERS[:2])),
-        (OTHER, *(signed(Reduced(STATE.swarm, 0, 0, 0, 0, 4, b"r" * 32, (257,), root * 32), OTHER)
+        (OTHER, *(signed(Reduced(STATE.swarm, 0, 0, 0, 0, 4, b"r" * 32, (257,), root * 32, b"n" * 32), OTHER)
                   for root in (b"a", b"b"))),
     ],
     ids=["prepares", "seals", "commits", "proposals", "rosters", "reduced"],
@@ -128,7 +128,9 @@ def test_what_a_peer_signs_without_end_takes_no_room_without_end() -> None:
     found = rounds()
     for part in range(64):
         for view in range(VIEWS_SEEN):
-            hear(found, signed(Reduced(STATE.swarm, 0, view, part, 0, 1, b"r" * 32, (257,), b"a" * 32), OTHER))
+            hear(
+                found, signed(Reduced(STATE.swarm, 0, view, part, 0, 1, b"r" * 32, (257,), b"a" * 32, b"n" * 32), OTHER)
+            )
     assert len(found.witness._seen[OTHER]) == SEEN_PER_PEER
 
 

@@ -110,7 +110,7 @@ def frames_of(swarm: bytes, who: Identity, target: Living, rng: random.Random) -
             Vote(swarm, number, 0, 1, digest),
             Commit(swarm, number, digest, digest, 8, digest, 0, 1, 0, 0, 0),
             Skip(swarm, number, digest),
-            Reduced(swarm, number, 0, 0, 0, 1, digest, (257,), digest),
+            Reduced(swarm, number, 0, 0, 0, 1, digest, (257,), digest, digest),
         )
     ]
     quorum = Quorum(swarm, number, 0, 2, digest, (Endorsement(who.peer, bytes(64)),))

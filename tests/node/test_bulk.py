@@ -101,7 +101,16 @@ class Trio:
         done = await seen.wait(ev.ReduceDone)
         assert isinstance(done, ev.ReduceDone)
         message = Reduced(
-            self.world.swarm, self.round, 0, part, spec.start, spec.stop, self.roster, done.inputs, done.root
+            self.world.swarm,
+            self.round,
+            0,
+            part,
+            spec.start,
+            spec.stop,
+            self.roster,
+            done.inputs,
+            done.root,
+            done.norms,
         )
         signed = sign_message(message, spec.reducer, identity(reducer).sign)
         self.bulks[reducer].answer(ev.Answer(self.round, 0, part, done.root, signed.raw))
@@ -111,7 +120,7 @@ class Trio:
     def audit(self, part: int, done: ev.ReduceDone, leaf: int = 0) -> ev.Audit:
         spec = self.parts[part]
         raw = self.signed[part]
-        return ev.Audit(self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer, raw)
+        return ev.Audit(self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer, done.norms, raw)
 
     def other(self, part: int) -> int:
         """A peer that does not reduce this part."""
@@ -203,7 +212,7 @@ async def test_an_honest_reducer_passes_the_audit_and_a_wrong_leaf_does_not(
     wrong = three.expected(0, (1, 2))  # as if it had left the third one out, and said that it had not
     root = merkle.root(merkle.payload_leaves(wrong, FORMATS[1].payload_bytes(LEAF_CHUNKS)))
     bulk._outputs[0, root] = wrong
-    await bulk.audit(three.audit(0, ev.ReduceDone(0, 0, 0, done[0].inputs, root)))
+    await bulk.audit(three.audit(0, ev.ReduceDone(0, 0, 0, done[0].inputs, root, done[0].norms)))
     assert (await seen.wait(ev.Audited)) == ev.Audited(0, root, False)
 
 
@@ -243,7 +252,9 @@ async def test_an_audit_of_another_roster_than_ours_says_nothing_about_the_reduc
     await until(lambda: three.bulks[number].output(0, done[0].root) is not None)
     spec = three.parts[0]
     for inputs in (done[0].inputs, done[0].inputs * 4):
-        audit = ev.Audit(0, 0, b"\x09" * 32, spec, 0, done[0].root, inputs, spec.reducer, three.signed[0])
+        audit = ev.Audit(
+            0, 0, b"\x09" * 32, spec, 0, done[0].root, inputs, spec.reducer, done[0].norms, three.signed[0]
+        )
         await three.bulks[number].audit(audit)
         assert (await three.seen[number].wait(ev.Audited)) == ev.Audited(0, done[0].root, True)
 

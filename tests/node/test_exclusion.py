@@ -21,6 +21,7 @@ from p2pnet.node.reducing import reduce_slices
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.evidence import EVIDENCE_BYTES_MAX, DoubleSigned, GetEvidence, decode_evidence, evidence_digest
+from p2pnet.wire.exchange import norms_root
 from p2pnet.wire.round import Vote, decode_outcome, open_round_message
 from p2pnet.wire.signing import sign_message
 from tests.node.members import CHUNKS, FORMATS, Member, World, identity, payload, until
@@ -114,12 +115,14 @@ async def test_a_reducer_that_gives_something_else_is_proved_to_and_excluded_eve
             return
         pieces = view.pieces.get(effect.part.index, {})
         slices = {peer: piece.data for peer, piece in pieces.items() if peer in effect.senders}
-        output, inputs, _ = reduce_slices(view.exchange, slices, *FORMATS)
+        output, inputs, norms, _ = reduce_slices(view.exchange, slices, *FORMATS)
         size = FORMATS[1].payload_bytes(1)
         output = output[size:] + output[:size]  # well-formed, and each chunk is another one's
         root = merkle.root(merkle.payload_leaves(output, LEAF_BYTES))
         bulk._outputs[effect.round, root] = output
-        bulk._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+        view.norms[effect.part.index] = norms
+        over = norms_root(norms, sum(code > 0 for code in inputs))
+        bulk._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root, over))
 
     bulk.reduce = reduce  # type: ignore[method-assign]
     await caught(liar, others, "WrongLeaf")

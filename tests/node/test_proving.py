@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from p2pnet.core.evidence import Ground, Offence, examine
 from p2pnet.errors import WireError
 from p2pnet.identity import verify
-from p2pnet.node.proving import is_lie
+from p2pnet.node.proving import RULES, is_lie
 from p2pnet.numerics.formats import ChunkFormat
-from p2pnet.wire.evidence import decode_evidence, evidence_digest
+from p2pnet.wire.evidence import PROOFS, decode_evidence, evidence_digest
 from tests.core import make_vectors as made
 from tests.vectors import vectors
 
@@ -28,7 +28,7 @@ def judge(raw: bytes, ground: Ground = GROUND) -> Offence:
     """As a node does; raises WireError where the evidence proves nothing."""
     offence, claim = examine(raw, ground, verify)
     if claim is not None and not is_lie(claim, FORMATS):
-        raise WireError("evidence-1/" + ("R5" if type(claim).__name__ == "Malformed" else "R8"), "not a lie")
+        raise WireError(RULES[type(claim)], "not a lie")
     return offence
 
 
@@ -105,10 +105,13 @@ def honest_evidence() -> list[bytes]:
     some, codes = made.reduction((0, 2))
     leaves = [made.malformed_leaf(made.payload(1), leaf) for leaf in range(made.LEAVES)]
     wrong = [made.wrong_leaf(output, leaf) for leaf in (1, 2)]
+    rows = [made.wrong_norm(made.norms(), place) for place in range(3)]
+    clips = made.wrong_clips(made.codes_of(made.norms()), made.norms())
+    wrong += [*rows, clips, made.wrong_norm(made.norms((0, 2)), 2, codes=codes)]
     return [*leaves, *wrong, made.wrong_leaf(some, 2, codes=codes), made.double_signed(said()[0], said()[0])]
 
 
-@settings(max_examples=400, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.data())
 def test_no_change_of_honest_bytes_frames_anybody(data: st.DataObject) -> None:
     """Every part of evidence-shaped honest data is changed: a byte, a field, a field of another one."""
@@ -195,4 +198,4 @@ def test_another_signature_under_the_same_words_is_no_second_message() -> None:
 def test_the_name_of_evidence_is_the_hash_of_its_bytes_and_tells_equal_proofs_apart() -> None:
     raws = [bytes.fromhex(vector["hex"]) for vector in VALID]
     assert len({evidence_digest(raw) for raw in raws}) == len(raws)
-    assert all(type(decode_evidence(raw)).__name__ in ("DoubleSigned", "MalformedLeaf", "WrongLeaf") for raw in raws)
+    assert all(type(decode_evidence(raw)).__name__ in {each.__name__ for each in PROOFS} for raw in raws)
