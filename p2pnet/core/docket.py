@@ -1,6 +1,6 @@
 """Keep what this peer can prove: whom an outcome may exclude, and what evidence is still to be fetched. Pure.
 
-Contract: protocols/evidence-1.md, R9 to R12, and protocols/round-1.md, R47 and R48.
+Contract: protocols/evidence-1.md, R20 to R23, and protocols/round-1.md, R47 and R48.
 """
 
 from __future__ import annotations
