@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 import trio
 
 from p2pnet.core import events as ev
-from p2pnet.core.evidence import Ground
+from p2pnet.core.evidence import Ground, sum_norms
 from p2pnet.identity import Identity, PeerId, verify
 from p2pnet.ledger.evidence import EvidenceTable
 from p2pnet.ledger.log import Ledger
@@ -18,15 +19,19 @@ from p2pnet.node import bridge as br
 from p2pnet.node.history import replay
 from p2pnet.node.proving import MINE, PROTOCOL, Proving
 from p2pnet.node.reducing import reduce_slices
+from p2pnet.numerics.reduce import clip_factors, reduce_leaf
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.evidence import EVIDENCE_BYTES_MAX, DoubleSigned, GetEvidence, decode_evidence, evidence_digest
-from p2pnet.wire.exchange import norms_root
+from p2pnet.wire.exchange import NORM_BYTES, norms_root
 from p2pnet.wire.round import Vote, decode_outcome, open_round_message
 from p2pnet.wire.signing import sign_message
 from tests.node.members import CHUNKS, FORMATS, Member, World, identity, payload, until
 
 LEAF_BYTES = FORMATS[1].payload_bytes(16)
+Inputs = tuple[int, ...]
+Again = Callable[[Inputs], bytes]  # reduces once more, with the factors of these inputs
+Lie = Callable[[bytes, Inputs, bytes, Again], tuple[bytes, Inputs, bytes]]
 
 
 @pytest.fixture
@@ -102,8 +107,37 @@ async def test_who_commits_twice_is_proved_to_and_excluded_everywhere(world: Wor
     await caught(liar, others, "DoubleSigned")
 
 
-async def test_a_reducer_that_gives_something_else_is_proved_to_and_excluded_everywhere(
-    world: World, nursery: trio.Nursery
+def other_output(output: bytes, inputs: Inputs, norms: bytes, _again: Again) -> tuple[bytes, Inputs, bytes]:
+    """Well-formed, and each chunk is another one's."""
+    size = FORMATS[1].payload_bytes(1)
+    return output[size:] + output[:size], inputs, norms
+
+
+def other_clips(_output: bytes, inputs: Inputs, norms: bytes, again: Again) -> tuple[bytes, Inputs, bytes]:
+    """One input at half of its factor, and the output that follows from it."""
+    first = next(place for place, code in enumerate(inputs) if code)
+    inputs = (*inputs[:first], inputs[first] // 2 + 1, *inputs[first + 1 :])
+    return again(inputs), inputs, norms
+
+
+def other_norms(_output: bytes, inputs: Inputs, norms: bytes, again: Again) -> tuple[bytes, Inputs, bytes]:
+    """The first input's norms nine times as large, the factors that follow from them, and the output that follows."""
+    count = sum(code > 0 for code in inputs)
+    rows = [int.from_bytes(norms[at : at + NORM_BYTES], "big") for at in range(0, len(norms), NORM_BYTES)]
+    rows = [norm * (1 if number % count else 9) for number, norm in enumerate(rows)]
+    norms = b"".join(norm.to_bytes(NORM_BYTES, "big") for norm in rows)
+    clips = iter(clip_factors(sum_norms(norms, count)))
+    inputs = tuple(next(clips) + 1 if code else 0 for code in inputs)
+    return again(inputs), inputs, norms
+
+
+@pytest.mark.parametrize(
+    ("lie", "proof"),
+    [(other_output, "WrongLeaf"), (other_clips, "WrongClips"), (other_norms, "WrongNorm")],
+    ids=["output", "clips", "norms"],
+)
+async def test_a_reducer_that_signs_what_does_not_follow_is_proved_to_and_excluded_everywhere(
+    world: World, nursery: trio.Nursery, lie: Lie, proof: str
 ) -> None:
     *others, liar = await start(world, nursery, 1, 2, 3, 4)
     assert liar.peer is not None
@@ -115,9 +149,18 @@ async def test_a_reducer_that_gives_something_else_is_proved_to_and_excluded_eve
             return
         pieces = view.pieces.get(effect.part.index, {})
         slices = {peer: piece.data for peer, piece in pieces.items() if peer in effect.senders}
+        listed = list(zip((commit.peer for commit in view.exchange.commits), view.exchange.weights, strict=True))
+
+        def again(inputs: Inputs) -> bytes:
+            taken = [(peer, weight, code - 1) for (peer, weight), code in zip(listed, inputs, strict=True) if code]
+            data = [slices[peer] for peer, _, _ in taken]
+            total = sum(view.exchange.weights)  # type: ignore[union-attr]
+            return reduce_leaf(data, [w for _, w, _ in taken], [q for _, _, q in taken], total, *FORMATS)
+
         output, inputs, norms, _ = reduce_slices(view.exchange, slices, *FORMATS)
-        size = FORMATS[1].payload_bytes(1)
-        output = output[size:] + output[:size]  # well-formed, and each chunk is another one's
+        if not output:
+            return
+        output, inputs, norms = lie(output, inputs, norms, again)
         root = merkle.root(merkle.payload_leaves(output, LEAF_BYTES))
         bulk._outputs[effect.round, root] = output
         view.norms[effect.part.index] = norms
@@ -125,7 +168,7 @@ async def test_a_reducer_that_gives_something_else_is_proved_to_and_excluded_eve
         bulk._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root, over))
 
     bulk.reduce = reduce  # type: ignore[method-assign]
-    await caught(liar, others, "WrongLeaf")
+    await caught(liar, others, proof)
 
 
 async def test_who_commits_to_a_malformed_update_is_proved_to_and_excluded_everywhere(
