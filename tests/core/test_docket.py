@@ -8,14 +8,28 @@ import pytest
 
 from p2pnet.core.candidates import judge_exclusions
 from p2pnet.core.docket import Docket
-from p2pnet.core.events import Accuse, Effect, FetchEvidence, Heard, Hold, Note, Proven, Started, Unproven
+from p2pnet.core.events import (
+    Accuse,
+    Broadcast,
+    Effect,
+    FetchEvidence,
+    Heard,
+    Hold,
+    Note,
+    Proven,
+    Started,
+    Tick,
+    Unproven,
+)
 from p2pnet.core.evidence import Offence
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.state import EVIDENCE_ROUNDS, SwarmState
 from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
+from p2pnet.sim.signatures import open_message
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import EXCLUDED_MAX, Exclusion, Outcome, Phase, Proposal, Vote, decode_outcome, outcome_digest
+from p2pnet.wire.signing import Signed
 from tests.core.voters import commit, context, genesis, peer, peers, signed
 
 STATE = genesis(4)
@@ -132,14 +146,15 @@ def proposed(state: SwarmState, excluded: tuple[Exclusion, ...]) -> tuple[Outcom
     return outcome, Heard(proposer, message), next(voter for voter in VOTERS if voter != proposer)
 
 
-def voter_in_view_1(state: SwarmState, me: PeerId) -> Rounds:
-    found = Rounds(context(me), state, 0.0)
+def voter_in_view(view: int, state: SwarmState, me: PeerId, *held: Offence) -> Rounds:
+    found = Rounds(replace(context(me), docket=Docket(held)), state, 0.0)
     found.handle(Started(0, 7, b""), 0.0)
     for other in VOTERS:
         if other != me:
-            for phase in (Phase.PREPARE, Phase.SEAL):
-                found.handle(Heard(other, signed(Vote(state.swarm, 0, 0, int(phase), b""), other)), 0.0)
-    assert found.round.deciding.view == 1
+            for before in range(view):
+                for phase in (Phase.PREPARE, Phase.SEAL):
+                    found.handle(Heard(other, signed(Vote(state.swarm, 0, before, int(phase), b""), other)), 0.0)
+    assert found.round.deciding.view == view
     return found
 
 
@@ -157,7 +172,7 @@ def test_a_voter_prepares_an_exclusion_only_once_it_has_the_proof(state: SwarmSt
     proof = offence(victim)
     outcome, heard, _ = proposed(state, (Exclusion(victim, proof.digest),))
     me = next(voter for voter in VOTERS if voter not in (victim, state.proposer(1)))
-    found = voter_in_view_1(state, me)
+    found = voter_in_view(1, state, me)
     effects = [*found.handle(heard, 1.0), *found.handle(Started(0, 7, b""), 5.0)]
     [fetch] = [effect for effect in effects if isinstance(effect, FetchEvidence)]
     assert (fetch.digest, fetch.sources[0]) == (proof.digest, state.proposer(1))
@@ -178,7 +193,7 @@ def test_a_voter_refuses_an_exclusion_that_its_proof_does_not_carry(state: Swarm
     me = next(voter for voter in VOTERS if voter not in (victim, someone, state.proposer(1)))
     digest = b"e" * 32
     _, heard, _ = proposed(state, (Exclusion(victim, digest),))
-    found = voter_in_view_1(state, me)
+    found = voter_in_view(1, state, me)
     found.handle(heard, 1.0)
     answers = {
         "worthless": Unproven(digest, True),
@@ -190,3 +205,15 @@ def test_a_voter_refuses_an_exclusion_that_its_proof_does_not_carry(state: Swarm
     [note] = [effect for effect in effects if isinstance(effect, Note) and effect.kind == "refused-proposal"]
     assert note.detail.startswith("round-1/R48")
     assert found.round.deciding.cast[1, Phase.PREPARE] == b""
+
+
+@pytest.mark.parametrize("view", [1, 2, 3, 4, 5])
+def test_a_proposer_charges_until_each_voter_had_its_turn_and_then_goes_on_without(view: int) -> None:
+    me = STATE.proposer(view)
+    proof = offence(next(voter for voter in VOTERS if voter != me))
+    found = voter_in_view(view, STATE, me, proof)
+    effects = [effect for at_s in range(100, 200, 10) for effect in found.handle(Tick(), float(at_s))]
+    sent = [open_message(effect.raw, True) for effect in effects if isinstance(effect, Broadcast) and effect.signed]
+    messages = [one.message for one in sent if isinstance(one, Signed)]
+    outcome = next(decode_outcome(one.outcome) for one in messages if isinstance(one, Proposal) and one.view == view)
+    assert [each.peer for each in outcome.excluded] == ([proof.peer] if view < len(VOTERS) else [])
