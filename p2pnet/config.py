@@ -198,6 +198,7 @@ class Policy:
     grace_s: Annotated[float, Range(0.05, 600.0), Step(3)] = 2.0  # added to every deadline; guess
     stall_s: Annotated[float, Range(0.5, 3600.0), Step(3)] = 10.0  # no progress for so long: it says so; guess
     snapshot_rounds: Annotated[int, Range(1, 2**20)] = 20  # guess
+    exclude_rounds: Annotated[int, Range(1, 2**20)] = 1000  # who was proved to lie takes no part for so long; guess
 
 
 @dataclass(frozen=True, slots=True)

@@ -124,4 +124,5 @@ def _policy(config: SwarmConfig) -> Policy:
         snapshot_rounds=policy.snapshot_rounds,
         overlap=int(training.overlap),
         by_window=int(training.by_window),
+        exclude_rounds=policy.exclude_rounds,
     )

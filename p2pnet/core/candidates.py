@@ -14,7 +14,16 @@ from p2pnet.core.slots import Context
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
-from p2pnet.wire.round import REDUCED_RAW_MAX, Commit, Outcome, Proposal, Reduced, outcome_digest, roster_digest
+from p2pnet.wire.round import (
+    REDUCED_RAW_MAX,
+    Commit,
+    Exclusion,
+    Outcome,
+    Proposal,
+    Reduced,
+    outcome_digest,
+    roster_digest,
+)
 from p2pnet.wire.signing import Signed, Verify, open_signed
 
 
@@ -76,18 +85,29 @@ def judge_outcome(
         raise WireError("round-1/R42", f"{len(reduced)} of {len(parts)} parts")
     for part, signed in zip(parts, reduced, strict=True):
         message = signed.message
-        if (message.swarm, message.round, message.view, message.part, message.roster) != (
-            state.swarm, state.round, outcome.view, part.index, outcome.roster,
-        ):  # fmt: skip
+        about = (message.swarm, message.round, message.view, message.part, message.start, message.stop, message.roster)
+        if about != (state.swarm, state.round, outcome.view, part.index, part.start, part.stop, outcome.roster):
             raise WireError("round-1/R42", "a reduced digest of something else")
         if signed.peer not in (part.reducer, part.backup):
             raise WireError("round-1/R31", "a reduced digest by somebody else")
         if len(message.inputs) != len(commits) or not any(message.inputs):
             raise WireError("round-1/R32", f"{len(message.inputs)} inputs of {len(commits)} commits")
-    follows = state.outcome(outcome.roster, outcome.view, outcome.reduced, commits, outcome.state)
+    judge_exclusions(state, outcome.excluded)
+    follows = state.outcome(outcome.roster, outcome.view, outcome.reduced, commits, outcome.state, outcome.excluded)
     if follows != outcome:
         raise WireError("round-1/R43", "electorate or beacon do not follow")
     return Candidate(outcome_digest(raw), raw, outcome, commits, parts, reduced, audited=outcome.void)
+
+
+def judge_exclusions(state: SwarmState, excluded: tuple[Exclusion, ...]) -> None:
+    """Check whom an outcome excludes, without the evidence; raises WireError with the rule broken."""
+    peers = [each.peer for each in excluded]
+    if peers != sorted(set(peers)):
+        raise WireError("round-1/R47", "the excluded are not rising")
+    if not all(state.may_exclude(peer) for peer in peers):
+        raise WireError("round-1/R47", "excludes somebody unknown, or excluded already")
+    if set(state.electorate) <= set(peers):
+        raise WireError("round-1/R47", "excludes every voter")
 
 
 class Candidates:
@@ -162,8 +182,11 @@ class Candidates:
         leaf = self.context.rng.randrange(part.stop - part.start)
         outcome, message = candidate.outcome, signed.message
         return [
-            Audit(self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer)
-        ]
+            Audit(
+                self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer,
+                message.norms, signed.raw,
+            )
+        ]  # fmt: skip
 
     def audited(self, root: Root, honest: bool) -> tuple[list[Candidate], list[Effect]]:
         """Take what an audit found; returns the outcomes in which it found a lie."""

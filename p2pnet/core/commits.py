@@ -57,6 +57,8 @@ class Commits:
             return "round-1/R11"
         if not self.state.admits_preimage(commit.peer, message.preimage):
             return "round-1/R12"
+        if self.state.bars(commit.peer):
+            return "round-1/R19"
         return None
 
     def deadline_s(self, awaited: Collection[PeerId], newcomers: Collection[PeerId] = ()) -> float:

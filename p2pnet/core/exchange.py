@@ -110,6 +110,22 @@ class RosterExchange:
         self._arrived[part].add(peer)
         return self._reduce(self.parts[part], down)
 
+    def message(self, swarm: bytes, done: ReduceDone) -> Reduced:
+        """What I sign of my own reduction."""
+        part = self.parts[done.part]
+        return Reduced(
+            swarm,
+            self.round,
+            self.view,
+            part.index,
+            part.start,
+            part.stop,
+            self.digest,
+            done.inputs,
+            done.root,
+            done.norms,
+        )
+
     def answer(self, done: ReduceDone, signed: Signed[Reduced]) -> list[Effect]:
         """My own reduction is done and signed: all who wait for it get it."""
         self.reduced[done.part].setdefault(self.me, signed)
@@ -121,6 +137,8 @@ class RosterExchange:
         if message.roster != self.digest or message.view != self.view or message.part >= len(self.parts):
             return "round-1/R30"
         part = self.parts[message.part]
+        if (message.start, message.stop) != (part.start, part.stop):
+            return "round-1/R30"
         if signed.peer not in (part.reducer, part.backup):
             return "round-1/R31"
         if len(message.inputs) != len(self.commits) or not any(message.inputs):

@@ -8,7 +8,7 @@ from p2pnet.core.answers import prepared_quorum
 from p2pnet.core.events import Broadcast, Effect
 from p2pnet.core.exchange import LATE_PROPOSAL, RosterExchange
 from p2pnet.wire.codec import encode
-from p2pnet.wire.round import Commit, Proposal, Roster, outcome_digest
+from p2pnet.wire.round import Commit, Exclusion, Proposal, Roster, outcome_digest
 from p2pnet.wire.signing import Signed
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def lead(round_: Round, now_s: float) -> list[Effect]:
         return _propose_void(round_, now_s) if view > 0 else []
     reduced = exchange.result()
     if reduced is not None:
+        raws = tuple(each.raw for each in reduced)
         outcome = round_.state.outcome(
-            exchange.digest, exchange.view, tuple(each.raw for each in reduced), exchange.commits, round_.my_state
+            exchange.digest, exchange.view, raws, exchange.commits, round_.my_state, _charges(round_)
         )
         commits = exchange.commits if exchange.view != view else ()
         return _propose(round_, encode(outcome), 0, commits, now_s)
@@ -101,8 +102,14 @@ def _call_roster(round_: Round, raws: tuple[bytes, ...], now_s: float) -> list[E
     return [*effects, Broadcast(signed.raw, True), *round_.roster(signed, now_s)]
 
 
+def _charges(round_: Round) -> tuple[Exclusion, ...]:
+    """Whom to exclude; nobody once each voter had its turn: where those who will not have it are too many, go on."""
+    state = round_.state
+    return round_.context.docket.charges(state) if round_.deciding.view < len(state.electorate) else ()
+
+
 def _propose_void(round_: Round, now_s: float) -> list[Effect]:
-    outcome = round_.state.outcome(b"", 0, (), (), round_.my_state or b"")
+    outcome = round_.state.outcome(b"", 0, (), (), round_.my_state or b"", _charges(round_))
     return _propose(round_, encode(outcome), 0, (), now_s)
 
 

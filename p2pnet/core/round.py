@@ -225,10 +225,7 @@ class Round:
         if exchange is None:
             return []
         self.candidates.hold(event.root)
-        message = Reduced(
-            self.state.swarm, self.state.round, event.view, event.part, exchange.digest, event.inputs, event.root
-        )
-        signed, effects = self.slots.sign(message)
+        signed, effects = self.slots.sign(exchange.message(self.state.swarm, event))
         if signed.message.root != event.root or signed.message.roster != exchange.digest:
             return []  # signed another one before a restart: that one stands
         effects += exchange.answer(event, signed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from p2pnet.core.answers import answer_ask, own_messages, prepared_quorum
 from p2pnet.core.events import (
+    Accuse,
     Applied,
     Audited,
     Broadcast,
@@ -21,6 +22,7 @@ from p2pnet.core.events import (
     Note,
     PeerDown,
     PeerUp,
+    Proven,
     ReduceDone,
     Report,
     RoundTrip,
@@ -32,10 +34,13 @@ from p2pnet.core.events import (
     Started,
     Tick,
     Train,
+    Unproven,
 )  # fmt: skip
+from p2pnet.core.evidence import Offence, accuse_of_two
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import SwarmState
+from p2pnet.core.witness import Witness
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import Message, encode
 from p2pnet.wire.round import Ask, Commit, Decision, Proposal, Quorum, Reduced, Roster, Skip, Vote
@@ -60,6 +65,7 @@ class Rounds:
         self.context = context
         self.state = state
         self.round = Round(context, state, now_s, restored)
+        self.witness = Witness()
         self.up: set[PeerId] = set()
         self.stalled_s: float | None = None
         self.missing: tuple[PeerId, ...] = ()
@@ -127,8 +133,30 @@ class Rounds:
                 return []
             case Applied():
                 return self._next(now_s) if event.round == self.state.round else []
+            case Proven(offence, raw):
+                return self._accuse(offence, raw, now_s)
+            case Unproven(digest, worthless):
+                self.context.docket.failed(digest, worthless, now_s + self.round.grace_s / 2)
+                return self.round.advance(now_s)
             case _:
                 return self._report(event, now_s) if event.round == self.state.round else []
+
+    def _accuse(self, offence: Offence, raw: bytes, now_s: float) -> list[Effect]:
+        """Somebody was proved to lie: keep the proof and pass it on, the first one against each."""
+        docket = self.context.docket
+        if not docket.wants(offence, self.state):
+            return []
+        docket.hold(offence)
+        note = Note(offence.round, "evidence", offence.what, (offence.peer,))
+        return [Accuse(offence, raw), note, *self.round.advance(now_s)]
+
+    def _bear_witness(self, heard: Heard, now_s: float) -> list[Effect]:
+        """See whether somebody has now signed two things for one slot."""
+        effects: list[Effect] = []
+        for found in self.witness.observe(heard.message, self.round):
+            offence, raw = accuse_of_two(found)
+            effects += self._accuse(offence, raw, now_s)
+        return effects
 
     def _report(self, event: Report, now_s: float) -> list[Effect]:
         """What the shell reports about the current round."""
@@ -164,12 +192,14 @@ class Rounds:
         if first.round > self.state.round:
             self._keep(heard, message, first.round)
             return self._ask(heard.sender, now_s) if self.round.decided is None else []
-        if first.round < self.state.round or self.round.decided is not None:
+        if first.round < self.state.round:
             return []
+        if self.round.decided is not None:
+            return self._bear_witness(heard, now_s)
         if not self._caught_up and isinstance(message, Commit):
             self._caught_up = True  # others are in this very round: train, and do not wait for a decision of it
             self._train_s = self._train_s if self.behind() else now_s
-        return self._dispatch(heard, now_s)
+        return [*self._dispatch(heard, now_s), *self._bear_witness(heard, now_s)]
 
     def _remember(self, heard: Heard, message: Message, now_s: float) -> None:
         """Note that a voter is alive: who hands something over, and who says what nobody repeats for it."""
@@ -225,9 +255,12 @@ class Rounds:
     def _look_around(self) -> None:
         """Tell the round whose commits are waited for: the last roster's, and shortly those that have just come."""
         down = frozenset(self._down)
-        self.round.awaited = (self._expected | {self.context.me}) - down
+        self.round.awaited = frozenset(peer for peer in self._expected | {self.context.me} if not self.state.bars(peer))
+        self.round.awaited -= down
         self.round.newcomers = frozenset(
-            peer for peer, waited in self._newcomers.items() if waited < AWAIT_NEWCOMER_ROUNDS and peer in self.up
+            peer
+            for peer, waited in self._newcomers.items()
+            if waited < AWAIT_NEWCOMER_ROUNDS and peer in self.up and not self.state.bars(peer)
         )
         self.round.down = down
 
@@ -250,6 +283,7 @@ class Rounds:
         if decided is None:
             return []
         before, self.state = self.state, decided.after
+        self.context.docket.forget(self.state)
         self._caught_up = not self.round.from_decision
         present = {peer for peer, member in self.state.members.items() if member.last == before.round}
         self._expected = self.state.expected()
@@ -262,7 +296,7 @@ class Rounds:
         self._later.clear()
         certified_s, update_s = self.round.certified_s, self.round.commits.held.get(self.context.me, (None, now_s))[1]
         self.context.pace.next_round(self.context.pace.longest_s(self.round.grace_s, self.state.volume))
-        self.round = Round(self.context, self.state, now_s)
+        self.round, self.witness = Round(self.context, self.state, now_s), Witness()
         if self.state.policy.overlap:  # it is trained since my update to the last one was there
             self.round.commits.begin(update_s)
         elif certified_s is not None:  # of a decision that came whole nobody knows when it was made

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from p2pnet.core.docket import Docket
 from p2pnet.core.events import Effect, Persist
 from p2pnet.core.pace import Pace
 from p2pnet.core.state import HashChain
@@ -29,6 +30,7 @@ class Context:
     pace: Pace  # of this peer's exchanges, over all rounds
     rng: random.Random
     audits: bool = True
+    docket: Docket = field(default_factory=Docket)  # what this peer can prove, over all rounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,14 +15,15 @@ from p2pnet.errors import NetworkError, P2pnetError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host, Stream
 from p2pnet.node.lines import ANSWER_S, Lines
-from p2pnet.node.reducing import open_output, reduce_slices
+from p2pnet.node.proving import judge_leaf, prove_malformed
+from p2pnet.node.reducing import leaf_frames, open_output, reduce_slices
 from p2pnet.node.views import ROSTER_WAIT_S, Piece, View, Views
 from p2pnet.numerics.dense import restore, shorten
 from p2pnet.numerics.formats import ChunkFormat
-from p2pnet.numerics.reduce import reduce_leaf
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, decode, encode
-from p2pnet.wire.exchange import REQUESTS, GetLeaf, GetOutput, LeafProof, Leaves, Slice
+from p2pnet.wire.evidence import ShownLeaf
+from p2pnet.wire.exchange import NORM_BYTES, REQUESTS, GetLeaf, GetOutput, Leaves, Slice, norms_root
 from p2pnet.wire.round import REDUCED_RAW_MAX, Reduced
 from p2pnet.wire.signing import Verify, open_signed
 
@@ -51,16 +52,18 @@ class Bulk:
         report: Callable[[ev.Event], None],
         blame: Callable[[PeerId, str], None],
         stored: Callable[[int, bytes], bytes | None],
+        accuse: Callable[[bytes], None],
         caps_bps: tuple[int, int] = (0, 0),
     ) -> None:
         """round_id: the round that is not decided yet.   formats: of payload and result.   is_dense: send dense-1.
 
         report: takes events for the core.   blame: told who broke which rule.   stored: parts that the ledger has.
+        accuse: takes evidence.
         caps_bps: what the operator allows, up and down; 0: no cap.
         """
         self._host, self._swarm, self._chunks, self._verify = host, swarm, chunks, verify
         self._in, self._out, self._is_dense = *formats, is_dense
-        self._report, self._blame, self._stored = report, blame, stored
+        self._report, self._blame, self._stored, self._accuse = report, blame, stored, accuse
         self._payloads: dict[int, tuple[bytes, merkle.Tree]] = {}  # by round
         self._outputs: dict[tuple[int, bytes], bytes] = {}  # round, root -> reduced bytes
         self._frames: dict[tuple[int, bytes], bytes] = {}  # as they travel, where that differs
@@ -159,16 +162,22 @@ class Bulk:
             return
         pieces = view.pieces.get(effect.part.index, {})
         slices = {peer: pieces[peer].data for peer in effect.senders if peer in pieces}
-        output, inputs, malformed = await self._beside(reduce_slices, view.exchange, slices, self._in, self._out)
+        output, inputs, norms, malformed = await self._beside(reduce_slices, view.exchange, slices, self._in, self._out)
         for peer, error in malformed.items():  # under its signed commit: nobody else can have done that
             log.warning("%s committed to a malformed slice: %s", peer_id_text(peer), error)
             self._blame(peer, error.rule)
+            commit = next(commit.raw for commit in view.exchange.commits if commit.peer == peer)
+            proof = await self._beside(prove_malformed, commit, self.leaves, effect.part, pieces[peer], self._in)
+            if proof is not None:
+                self._accuse(proof)
         if output:
             root = merkle.root(await self._hash(output, self._out))
             self._outputs[effect.round, root] = output
             if self._is_dense:  # once for all who wait for it
                 self._frames[effect.round, root] = await self._wrap(output, self._out)
-            self._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+            view.norms[effect.part.index], taken = norms, sum(code > 0 for code in inputs)
+            about = effect.round, effect.view, effect.part.index
+            self._report(ev.ReduceDone(*about, inputs, root, norms_root(norms, taken)))
 
     def answer(self, effect: ev.Answer) -> None:
         """Let everybody who waits for this part have it."""
@@ -220,21 +229,19 @@ class Bulk:
         wanted = [place for place, q in enumerate(effect.inputs) if q]
         leaf_bytes = self._leaf_bytes(effect.part.start + effect.leaf, self._in)
         with trio.fail_after(ANSWER_S + len(wanted) * leaf_bytes / SLOW_BYTES_PER_S):
-            pieces = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
-        clips = [effect.inputs[place] - 1 for place in wanted]
-        weights = [view.exchange.weights[place] for place in wanted]
-        total = sum(view.exchange.weights)
-        try:
-            leaf = await self._beside(reduce_leaf, pieces, weights, clips, total, self._in, self._out)
-        except WireError:
-            return False  # it reduced a leaf that is malformed; that counts as missing
-        start = effect.leaf * self._out.payload_bytes(CHUNKS_PER_LEAF)
-        return leaf == output[start : start + len(leaf)]
+            shown, norms = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
+        formats = self._in, self._out
+        is_honest, proof = await self._beside(judge_leaf, effect, view.exchange, shown, norms, output, formats)
+        if proof is not None:
+            self._accuse(proof)
+        return is_honest
 
-    async def _fetch_leaf(self, effect: ev.Audit, view: View, wanted: list[int], leaf_bytes: int) -> list[bytes]:
-        """The inputs of a leaf, in the order of `wanted`, each proven against its sender's commit."""
+    async def _fetch_leaf(
+        self, effect: ev.Audit, view: View, wanted: list[int], leaf_bytes: int
+    ) -> tuple[list[ShownLeaf], bytes]:
+        """The inputs of a leaf, in the order of `wanted`, each proven against its sender's commit; and all norms."""
         request = GetLeaf(self._swarm, effect.round, effect.view, effect.part.index, effect.leaf)
-        leaf, pieces = effect.part.start + effect.leaf, []
+        leaf, pieces = effect.part.start + effect.leaf, list[ShownLeaf]()
         async with await self._host.open_stream(effect.reducer, PROTOCOL, ANSWER_S) as stream:
             asked_s = trio.current_time()
             await stream.send_frame(encode(request))
@@ -251,8 +258,12 @@ class Bulk:
                 if not merkle.verify_inclusion(root, self.leaves, leaf, merkle.leaf_hash(piece), proof.proof):
                     # Not blamed: the proposer may have told it another roster for this view.
                     raise NetworkError("a leaf that does not follow from its commit")
-                pieces.append(piece)
-        return pieces
+                pieces.append(ShownLeaf(piece, proof.proof))
+            size = NORM_BYTES * len(wanted) * (effect.part.stop - effect.part.start)
+            norms = await stream.receive_frame(size)
+            if len(norms) != size or norms_root(norms, len(wanted)) != effect.norms:
+                raise NetworkError("norms that are not those which it signed")
+        return pieces, norms
 
     # What others want -----------------------------------------------------------------------------------------------
 
@@ -306,29 +317,10 @@ class Bulk:
         if view is None or part is None or answer is None or request.leaf >= part.stop - part.start:
             await self.lines.send(stream, encode(Leaves((), (), 0)))
             return
-        frames = await trio.to_thread.run_sync(
-            self._leaf_frames, view, part, answer[0], request.leaf, limiter=self._hashing
-        )
+        inputs = open_signed((Reduced,), answer[0], self._verify, REDUCED_RAW_MAX).message.inputs
+        about = view, part, inputs, request.leaf, self.leaves, self._in, self._is_dense
+        frames = await trio.to_thread.run_sync(leaf_frames, *about, limiter=self._hashing)
         await self.lines.send(stream, *frames)
-
-    def _leaf_frames(self, view: View, part: Part, raw: bytes, leaf: int) -> list[bytes]:
-        signed = open_signed((Reduced,), raw, self._verify, REDUCED_RAW_MAX)
-        pieces, proofs, frames = view.pieces.get(part.index, {}), [], []
-        start = leaf * self._in.payload_bytes(CHUNKS_PER_LEAF)
-        stop = start + self._leaf_bytes(part.start + leaf, self._in)
-        for place, commit in enumerate(view.exchange.commits):
-            if not signed.message.inputs[place]:
-                continue
-            piece = pieces.get(commit.peer)
-            if piece is None:
-                return [encode(Leaves((), (), 0))]  # forgotten meanwhile
-            proof = merkle.narrow_proof(
-                self.leaves, part.start, part.stop, piece.hashes, piece.proof, part.start + leaf
-            )
-            proofs.append(LeafProof(place, proof))
-            leaf_data = piece.data[start:stop]
-            frames.append(shorten(leaf_data, self._in) if self._is_dense else leaf_data)
-        return [encode(Leaves(tuple(proofs), (), 1)), *frames]
 
     # Inside ---------------------------------------------------------------------------------------------------------
 

@@ -30,6 +30,7 @@ HELLO = "/p2pnet/membership/1"
 GOSSIP = "/p2pnet/gossip/1"
 ROUND = "/p2pnet/round/1"
 TOPIC_ROUND = "round"
+TOPIC_EVIDENCE = "evidence"
 OUTBOX_BYTES_MAX = 4 << 20  # queued for one peer on one protocol; beyond it the oldest are dropped
 OPENED_MAX = 1024  # messages opened for gossip's judgement and not yet delivered
 UP_WAIT_S = 10.0  # a stream may come before our own view of the hello
@@ -90,6 +91,7 @@ class Links:
             identity.peer, swarm, profile, session, clock_s, identity.sign, verify, rng
         )
         self.gossip = news.Gossip(identity.peer, self._validate, rng)
+        self.offer: Callable[[PeerId, bytes], None] | None = None  # takes evidence, once there is somebody to judge it
         self.refused: dict[PeerId, str] = {}  # who could not be a neighbour, and why
         self.routes: dict[PeerId, tuple[str, ...]] = {}  # who is connected, at which addresses
         self._outboxes: dict[tuple[PeerId, str], _Outbox] = {}
@@ -126,6 +128,10 @@ class Links:
     def broadcast(self, raw: bytes) -> None:
         """Give a message of a round to everybody."""
         self._do_gossip(self.gossip.handle(news.Publish(TOPIC_ROUND, raw), trio.current_time()))
+
+    def accuse(self, raw: bytes) -> None:
+        """Give evidence to everybody, which was judged here."""
+        self._do_gossip(self.gossip.handle(news.Publish(TOPIC_EVIDENCE, raw), trio.current_time()))
 
     def send(self, peer: PeerId, raw: bytes) -> None:
         """Give a message of a round to one member."""
@@ -337,6 +343,10 @@ class Links:
         """Judge what gossip brought, before it is passed on."""
         if topic == TOPIC:
             return self.membership.judge(peer, data, trio.current_time())
+        if topic == TOPIC_EVIDENCE:  # passed on from here once it is judged, which takes a thread: see node/proving.py
+            if self.offer is not None:
+                self.offer(peer, data)
+            return news.Verdict.IGNORE
         if topic != TOPIC_ROUND:
             return news.Verdict.IGNORE  # a later version's
         try:

@@ -12,6 +12,8 @@ from typing import Any
 import trio
 
 from p2pnet.core import events as ev
+from p2pnet.core.docket import Docket
+from p2pnet.core.evidence import Ground, Offence
 from p2pnet.core.gossip import Verdict
 from p2pnet.core.pace import Pace
 from p2pnet.core.parts import CHUNKS_PER_LEAF
@@ -21,6 +23,7 @@ from p2pnet.core.state import HashChain, SwarmState
 from p2pnet.errors import BehindError, ConfigError, P2pnetError, WireError
 from p2pnet.identity import Identity, verify
 from p2pnet.ledger.damage import LedgerError, damaged
+from p2pnet.ledger.evidence import EvidenceTable, Stored
 from p2pnet.ledger.log import Held, Ledger
 from p2pnet.net.host import Host
 from p2pnet.node import bridge as br
@@ -29,6 +32,8 @@ from p2pnet.node.diary import Diary
 from p2pnet.node.history import count_rounds, decision_of, entry_of, open_commits, replay
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
+from p2pnet.node.proving import MINE, Proving
+from p2pnet.node.proving import PROTOCOL as EVIDENCE
 from p2pnet.node.snapshots import Snapshots
 from p2pnet.numerics import native
 from p2pnet.numerics.formats import ChunkFormat
@@ -97,10 +102,17 @@ class Peer:
         state = replay(swarm.swarm, swarm.manifest, self._ledger)
         self.bulk = Bulk(
             host, swarm.swarm, state.round, swarm.chunks, self._formats, bool(codec.coding), verify, inbox.put,
-            links.misbehaved, self._ledger.part, caps_bps,
+            links.misbehaved, self._ledger.part, lambda raw: self.proving.offer(MINE, raw), caps_bps,
         )  # fmt: skip
+        self._table = EvidenceTable(self._ledger)
+        ground = Ground(swarm.swarm, swarm.chunks, state.policy.round_samples)
+        self.proving = Proving(host, ground, self._formats, self._table, inbox.put, links.misbehaved)
+        links.offer = self.proving.offer
         chain = HashChain(identity.secret(BEACON_PURPOSE + swarm.swarm))
-        context = Context(identity.peer, identity.sign, verify, chain, Pace(), self._rng, audits=True)
+        context = Context(
+            identity.peer, identity.sign, verify, chain, Pace(), self._rng, audits=True,
+            docket=Docket(Offence(one.peer, one.round, one.digest, one.what) for one in self._table.all()),
+        )  # fmt: skip
         try:
             self.rounds = Rounds(context, state, now_s, restored(self._ledger, state.round, self._formats[1]))
         except WireError as error:  # what we signed or held, and nobody else could have written there
@@ -112,6 +124,8 @@ class Peer:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await self.host.handle("/p2pnet/exchange/1", self.bulk.serve, concurrency_per_peer=64)
+            await self.host.handle(EVIDENCE, self.proving.serve, concurrency_per_peer=4)
+            nursery.start_soon(self.proving.run)
             await self._decide()
 
     def take(self, item: br.ToNode) -> None:
@@ -138,7 +152,7 @@ class Peer:
             event = await self.inbox.take(self.rounds.deadline_s)
             self._mind(event)
             effects = self.rounds.handle(event, trio.current_time())
-            if any(isinstance(effect, ev.Persist | ev.Hold | ev.Decide) for effect in effects):
+            if any(isinstance(effect, ev.Persist | ev.Hold | ev.Accuse | ev.Decide) for effect in effects):
                 effects += self._handle_waiting()  # one write for all of them
                 await trio.to_thread.run_sync(self._write, effects)
             for effect in effects:
@@ -178,6 +192,9 @@ class Peer:
                 match effect:
                     case ev.Persist(number, slot, raw):
                         self._ledger.sign_once(number, slot, raw)
+                    case ev.Accuse(offence, raw):
+                        stored = Stored(offence.digest, offence.peer, offence.round, offence.what)
+                        self._table.keep(stored, raw)
                     case ev.Hold(number, value, outcome, commits, roots):
                         parts = self.bulk.outputs(number, roots)
                         self._ledger.hold(Held(number, value, outcome, commits, roots), parts)
@@ -221,7 +238,15 @@ class Peer:
             case ev.Note():
                 self.diary.note(effect)
             case _:
-                pass  # written already
+                self._pursue(effect)
+
+    def _pursue(self, effect: ev.Effect) -> None:
+        """Pass evidence on, or look for it; what else there is was written already."""
+        match effect:
+            case ev.Accuse(raw=raw):
+                self.links.accuse(raw)
+            case ev.FetchEvidence():
+                self._nursery.start_soon(self.proving.fetch, effect)
 
     def _finish(self, decide: ev.Decide) -> None:
         """The round is decided and logged: let the learner apply it."""
@@ -262,6 +287,8 @@ class Peer:
                 return Verdict.IGNORE  # its electorate is not known here
             return Verdict.ACCEPT if is_endorsed(heard.message, self.rounds.state) else Verdict.REJECT
         if ahead == 0 and isinstance(heard.message, Signed) and not is_of_use(heard.message, self.rounds):
+            if self.rounds.witness.contradicts(heard.message):
+                self.inbox.put(heard)  # of use after all: evidence against its author
             return Verdict.IGNORE  # perhaps of use to others, who know another lineage; but nobody floods us with it
         return Verdict.ACCEPT
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from p2pnet.core import events as ev
+from p2pnet.core.evidence import Offence
 from p2pnet.core.parts import Part
 from p2pnet.core.shares import Volume
 from p2pnet.core.state import SwarmState
@@ -20,7 +21,7 @@ from p2pnet.sim.signatures import open_message
 from p2pnet.wire.manifest import Policy
 
 LEAF_BYTES = 13_000  # with 8 leaves, half a second is the most that an exchange is given besides grace
-POLICY = Policy(5, 40, 60_000, 500, 5_000, 1_000_000, 950_000, 64, 100, 3, 2, 10, 0, 0)
+POLICY = Policy(5, 40, 60_000, 500, 5_000, 1_000_000, 950_000, 64, 100, 3, 2, 10, 0, 0, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,11 @@ class Simulation:
         if self.values.setdefault(number, found) != found:
             raise AssertionError(f"two decisions in round {number}, at {peer[:2].hex()}")
 
+    def excluded(self, number: int, peers: Iterable[PeerId]) -> None:
+        """The other invariant of evidence: nobody honest is ever excluded."""
+        if framed := [peer[:2].hex() for peer in peers if self.peers[peer].honest]:
+            raise AssertionError(f"round {number} excludes {framed}, who are honest")
+
     def carry(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
         """Carry one message, unless it is lost."""
         if sender == to or to not in self.peers or not self.linked(sender, to) or self.rng.random() < self.setting.loss:
@@ -172,6 +178,34 @@ class Simulation:
             asker.take(ev.GatherFailed(number, root))
 
         self.at(2 * self._delay(), answer)
+
+    def carry_evidence(self, sender: PeerId, to: PeerId, raw: bytes) -> None:
+        """Carry evidence to one peer, which judges it before anything else."""
+        if sender != to and self.linked(sender, to) and self.rng.random() >= self.setting.loss:
+            self.at(self._delay(), lambda: self._judge(self.peers[to], raw))
+
+    def fetch_evidence(self, asker: SimPeer, digest: bytes, sources: tuple[PeerId, ...]) -> None:
+        """Fetch evidence from the first source that has it."""
+
+        def answer() -> None:
+            for source in sources:
+                holder = self.peers[source]
+                reachable = holder.alive and holder.frozen is None and self.linked(asker.peer, source)
+                if reachable and digest in holder.disk.evidence:
+                    self._judge(asker, holder.disk.evidence[digest][1])
+                    return
+            asker.take(ev.Unproven(digest, False))
+
+        self.at(2 * self._delay(), answer)
+
+    def accused(self, by: PeerId, offence: Offence) -> None:
+        """The invariant of evidence: nobody honest is ever proved to have lied."""
+        if self.peers[offence.peer].honest:
+            raise AssertionError(f"{by[:2].hex()} has evidence that {offence.peer[:2].hex()} {offence.what}")
+
+    def _judge(self, peer: SimPeer, raw: bytes) -> None:
+        if peer.alive and (proven := peer.judge(raw)) is not None:
+            peer.take(proven)
 
     def _delay(self) -> float:
         return self.rng.uniform(*self.setting.delay_s)

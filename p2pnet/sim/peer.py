@@ -7,10 +7,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from p2pnet.core import events as ev
+from p2pnet.core.docket import Docket
+from p2pnet.core.evidence import Ground, Offence, examine
 from p2pnet.core.pace import Pace
+from p2pnet.core.parts import CHUNKS_PER_LEAF
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain, SwarmState
+from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
 from p2pnet.sim.signatures import fake_sign, fake_verify
 from p2pnet.wire.codec import encode
@@ -33,6 +37,7 @@ class Disk:
     parts: set[bytes] = field(default_factory=set)
     state: SwarmState | None = None
     theta: bytes = bytes(32)
+    evidence: dict[bytes, tuple[Offence, bytes]] = field(default_factory=dict)  # by digest
 
 
 class SimPeer:
@@ -66,7 +71,7 @@ class SimPeer:
         self.waiting: dict[tuple[int, int, int], set[PeerId]] = {}
         context = Context(
             self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain,
-            Pace(), simulation.rng,
+            Pace(), simulation.rng, docket=Docket(one for one, _ in disk.evidence.values()),
         )  # fmt: skip
         restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
         self.rounds = Rounds(context, state, simulation.now_s, restored)
@@ -127,6 +132,13 @@ class SimPeer:
                 self.disk.parts.update(roots)
             case ev.Decide():
                 self._decide(effect)
+            case ev.Accuse(offence=offence, raw=raw):
+                self.disk.evidence[offence.digest] = offence, raw
+                simulation.accused(self.peer, offence)
+                for peer in simulation.peers:
+                    simulation.carry_evidence(self.peer, peer, raw)
+            case ev.FetchEvidence(digest=digest, sources=sources):
+                simulation.fetch_evidence(self, digest, sources)
             case ev.Note():
                 self.notes.append(effect)
             case _:
@@ -162,6 +174,15 @@ class SimPeer:
                 for decision in self.disk.log[start : start + SERVE_MAX]:
                     simulation.carry(self.peer, to, encode(decision), False)
 
+    def judge(self, raw: bytes) -> ev.Proven | None:
+        """Judge evidence as a node does; there are no payloads here, so that what is about leaves proves nothing."""
+        ground = Ground(self.rounds.state.swarm, CHUNKS_PER_LEAF * self.simulation.setting.leaves, 1)
+        try:
+            offence, claim = examine(raw, ground, fake_verify)
+        except WireError:
+            return None
+        return ev.Proven(offence, raw) if claim is None else None
+
     def _reduce(self, effect: ev.Reduce) -> None:
         exchange = self.exchanges[effect.round, effect.view]
         peers = [commit.peer for commit in exchange.commits]
@@ -169,7 +190,7 @@ class SimPeer:
         slices = b"".join(c.message.payload_root for c in exchange.commits if c.peer in effect.senders)
         root = hashlib.sha256(b"part" + effect.part.start.to_bytes(4, "big") + slices).digest()
         self.memory.add(root)
-        self._later(0.02, ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+        self._later(0.02, ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root, root))
 
     def _decide(self, effect: ev.Decide) -> None:
         if not effect.void:
@@ -180,5 +201,6 @@ class SimPeer:
         if self.honest:
             value = outcome_digest(effect.decision.outcome)
             self.simulation.decided(self.peer, effect.round, (value, effect.after.lineage, self.disk.theta))
+            self.simulation.excluded(effect.round, effect.after.excluded)
         beside_s = 0.0 if self.trained_s is None else self.trained_s - self.simulation.now_s
         self._later(max(0.01, beside_s), ev.Applied(effect.round))

@@ -80,6 +80,7 @@ class Policy(Message):
     snapshot_rounds: Annotated[int, Range(1, 2**20)]
     overlap: Annotated[int, Range(0, 1)]
     by_window: Flag  # 1: a round takes the whole window, however many steps fit; h_steps is the usual number
+    exclude_rounds: Annotated[int, Range(1, 2**20)]  # for how long who was proved to lie takes no part
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,9 +8,9 @@ from p2pnet.core.candidates import Candidates
 from p2pnet.core.events import Audit, Gather, Hold, Note
 from p2pnet.errors import WireError
 from p2pnet.wire.codec import encode
-from p2pnet.wire.round import Outcome, Reduced, roster_digest
+from p2pnet.wire.round import Exclusion, Outcome, Reduced, roster_digest
 from p2pnet.wire.signing import Signed
-from tests.core.voters import commit, context, genesis, peers, signed
+from tests.core.voters import commit, context, genesis, peer, peers, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
@@ -21,7 +21,9 @@ PARTS = STATE.parts(COMMITS, 0)
 
 def reduced(place: int, **changed: object) -> Signed[Reduced]:
     part = PARTS[place]
-    message = Reduced(STATE.swarm, 0, 0, part.index, DIGEST, (257,) * 4, bytes([place]) * 32)
+    message = Reduced(
+        STATE.swarm, 0, 0, part.index, part.start, part.stop, DIGEST, (257,) * 4, bytes([place]) * 32, b"n" * 32
+    )
     return signed(replace(message, **changed), part.reducer)  # type: ignore[arg-type]
 
 
@@ -54,6 +56,12 @@ def adopt(found: Candidates, outcome: Outcome, commits: tuple[Signed[object], ..
         ({"reduced": (b"garbage", *REDUCED[1:])}, "wire-1"),
         ({"electorate": tuple(VOTERS[:1])}, "R43"),
         ({"beacon": b"?" * 32}, "R43"),
+        ({"reduced": (reduced(0, stop=PARTS[0].stop + 1).raw, *REDUCED[1:])}, "R42"),
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32),)}, "R43"),  # the electorate would have to follow
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32), Exclusion(VOTERS[0], b"e" * 32))}, "R47"),
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32), Exclusion(VOTERS[1], b"f" * 32))}, "R47"),
+        ({"excluded": (Exclusion(peer(99), b"e" * 32),)}, "R47"),
+        ({"excluded": tuple(Exclusion(voter, b"e" * 32) for voter in VOTERS)}, "R47"),
     ],
 )  # fmt: skip
 def test_an_outcome_that_does_not_follow_is_refused(lie: dict[str, object], rule: str) -> None:

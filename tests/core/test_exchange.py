@@ -25,7 +25,9 @@ def exchange(me: PeerId) -> RosterExchange:
 
 
 def reduced(author: PeerId, **changed: object) -> Signed[Reduced]:
-    message = Reduced(STATE.swarm, 0, 0, PART.index, ROSTER.message.digest(), (257,) * 4, b"r" * 32)
+    message = Reduced(
+        STATE.swarm, 0, 0, PART.index, PART.start, PART.stop, ROSTER.message.digest(), (257,) * 4, b"r" * 32, b"n" * 32
+    )
     return signed(replace(message, **changed), author)  # type: ignore[arg-type]
 
 
@@ -150,4 +152,4 @@ def test_slices_of_strangers_and_of_parts_that_do_not_exist_change_nothing() -> 
     assert mine.arrived(99, VOTERS[0], NOBODY) == mine.arrived(-1, VOTERS[0], NOBODY) == []
     assert mine.arrived(PART.index, peer(99), NOBODY) == []
     assert mine.tick(LATE_REDUCE, NOBODY) == [] or not of_kind(mine.tick(LATE_REDUCE, NOBODY), Reduce)
-    assert mine.answer(ReduceDone(0, 0, PART.index, (257,) * 4, b"r" * 32), reduced(PART.reducer))
+    assert mine.answer(ReduceDone(0, 0, PART.index, (257,) * 4, b"r" * 32, b"n" * 32), reduced(PART.reducer))

@@ -308,7 +308,7 @@ def test_a_flood_of_well_signed_nonsense_neither_raises_nor_grows_without_bound(
         message = rng.choice([
             Commit(STATE.swarm, 0, STATE.lineage, digest, 1, digest, 1, 0, 2, 0, 2**32 - 1),
             Roster(STATE.swarm, 0, view, STATE.lineage, raws),
-            Reduced(STATE.swarm, 0, view, rng.randrange(64), digest, (0, 257), digest),
+            Reduced(STATE.swarm, 0, view, rng.randrange(64), 0, 1, digest, (0, 257), digest, digest),
             Proposal(STATE.swarm, 0, view, rng.choice([0, 1, 2**32]), rng.choice([VOID, rng.randbytes(40)])),
             Vote(STATE.swarm, 0, view, rng.choice([1, 2]), value),
         ])  # fmt: skip

@@ -55,7 +55,7 @@ def manifest(founders: tuple[PeerId, ...], name: str = "tests", initial: bytes =
     policy = Policy(
         h_steps=1, round_samples=8, window_ms=5000, grace_ms=int(1000 * GRACE_S), stall_ms=5000, alpha_ppm=1_000_000,
         beta_ppm=950_000, group_size_max=64, voters_max=100, service_rounds=1, reducers_min=2, snapshot_rounds=1000,
-        overlap=0, by_window=0,
+        overlap=0, by_window=0, exclude_rounds=100,
     )  # fmt: skip
     row = ParameterRow("weight", "float32", (CHUNKS, 4096), 1)
     message = Manifest(
@@ -152,7 +152,8 @@ class Member:
         """End the rounds, as when the process ends; the links stay."""
         self.scope.cancel()
         await until(lambda: self.ended)
-        self.host.reception._entries.pop("/p2pnet/exchange/1")
+        for protocol in ("/p2pnet/exchange/1", "/p2pnet/evidence/1"):
+            self.host.reception._entries.pop(protocol)
 
     async def _learn(self, train: Callable[[Member, br.RoundTask], bytes | None]) -> None:
         assert self.peer is not None
@@ -213,6 +214,7 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[ev.Event] = []
         self.blamed: list[tuple[PeerId, str]] = []
+        self.accused: list[bytes] = []
 
     async def wait(self, *kinds: type) -> ev.Event:
         """The first event of these kinds, taken out."""
@@ -230,5 +232,6 @@ def make_bulk(world: World, host: MemoryHost, is_dense: bool = False) -> tuple[B
     bulk = Bulk(
         host, world.swarm, 0, CHUNKS, FORMATS, is_dense, verify, recorder.events.append,
         lambda peer, rule: recorder.blamed.append((peer, rule)), lambda _round, _root: None,
+        recorder.accused.append,
     )  # fmt: skip
     return bulk, recorder

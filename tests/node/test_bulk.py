@@ -43,6 +43,7 @@ class Trio:
         self.hosts: dict[int, MemoryHost] = {}
         self.bulks: dict[int, Bulk] = {}
         self.seen: dict[int, Recorder] = {}
+        self.signed: dict[int, bytes] = {}  # what the reducer of each part signed
         self.payloads = payloads or {number: payload(number) for number in (1, 2, 3)}
         numbers = sorted(self.payloads, key=lambda number: identity(number).peer)
         self.commits = tuple(self.commit(number) for number in numbers)
@@ -101,14 +102,27 @@ class Trio:
         await self.bulks[reducer].reduce(ev.Reduce(self.round, 0, spec, frozenset(arrived)))
         done = await seen.wait(ev.ReduceDone)
         assert isinstance(done, ev.ReduceDone)
-        message = Reduced(self.world.swarm, self.round, 0, part, self.roster, done.inputs, done.root)
+        message = Reduced(
+            self.world.swarm,
+            self.round,
+            0,
+            part,
+            spec.start,
+            spec.stop,
+            self.roster,
+            done.inputs,
+            done.root,
+            done.norms,
+        )
         signed = sign_message(message, spec.reducer, identity(reducer).sign)
         self.bulks[reducer].answer(ev.Answer(self.round, 0, part, done.root, signed.raw))
+        self.signed[part] = signed.raw
         return done
 
     def audit(self, part: int, done: ev.ReduceDone, leaf: int = 0) -> ev.Audit:
         spec = self.parts[part]
-        return ev.Audit(self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer)
+        raw = self.signed[part]
+        return ev.Audit(self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer, done.norms, raw)
 
     def other(self, part: int) -> int:
         """A peer that does not reduce this part."""
@@ -201,7 +215,7 @@ async def test_an_honest_reducer_passes_the_audit_and_a_wrong_leaf_does_not(
     wrong = three.expected(0, (1, 2))  # as if it had left the third one out, and said that it had not
     root = merkle.root(merkle.payload_leaves(wrong, FORMATS[1].payload_bytes(LEAF_CHUNKS)))
     bulk._outputs[0, root] = wrong
-    await bulk.audit(three.audit(0, ev.ReduceDone(0, 0, 0, done[0].inputs, root)))
+    await bulk.audit(three.audit(0, ev.ReduceDone(0, 0, 0, done[0].inputs, root, done[0].norms)))
     assert (await seen.wait(ev.Audited)) == ev.Audited(0, root, False)
 
 
@@ -241,7 +255,10 @@ async def test_an_audit_of_another_roster_than_ours_says_nothing_about_the_reduc
     await until(lambda: three.bulks[number].output(0, done[0].root) is not None)
     spec = three.parts[0]
     for inputs in (done[0].inputs, done[0].inputs * 4):
-        await three.bulks[number].audit(ev.Audit(0, 0, b"\x09" * 32, spec, 0, done[0].root, inputs, spec.reducer))
+        audit = ev.Audit(
+            0, 0, b"\x09" * 32, spec, 0, done[0].root, inputs, spec.reducer, done[0].norms, three.signed[0]
+        )
+        await three.bulks[number].audit(audit)
         assert (await three.seen[number].wait(ev.Audited)) == ev.Audited(0, done[0].root, True)
 
 
