@@ -169,7 +169,10 @@ def reduce_all(round_: Round, now_s: float) -> list[Effect]:
     effects: list[Effect] = []
     digest = round_.exchanges[0].digest
     for part in round_.exchanges[0].parts:
-        message = Reduced(STATE.swarm, 0, 0, part.index, digest, (257,) * len(VOTERS), bytes([part.index]) * 32)
+        message = Reduced(
+            STATE.swarm, 0, 0, part.index, part.start, part.stop, digest, (257,) * len(VOTERS),
+            bytes([part.index]) * 32, b"n" * 32,
+        )  # fmt: skip
         effects += round_.reduced(signed(message, part.reducer), now_s)
     return effects
 

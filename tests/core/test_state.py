@@ -40,7 +40,9 @@ def decided(state: SwarmState, commits: list[Signed[Commit]], late: Any = None) 
     for part in state.parts(commits, 0) if commits else ():
         author = part.backup if part.reducer == late else part.reducer
         inputs = (257,) * len(commits)
-        message = Reduced(state.swarm, state.round, 0, part.index, digest, inputs, b"r" * 32)
+        message = Reduced(
+            state.swarm, state.round, 0, part.index, part.start, part.stop, digest, inputs, b"r" * 32, b"n" * 32
+        )
         reduced.append(signed(message, author).raw)
     outcome = state.outcome(digest, 0, tuple(reduced), commits, b"")
     return state.advance(encode(outcome), outcome, commits)

@@ -498,7 +498,7 @@ async def test_who_was_left_out_says_that_its_line_is_slower_than_what_would_hav
     host, chunks = await world.stranger(1), 10**6
     bulk = Bulk(
         host, world.swarm, 0, chunks, FORMATS, False, verify, lambda _event: None, lambda _peer, _rule: None,
-        lambda _round, _root: None,
+        lambda _round, _root: None, lambda _raw: None,
     )  # fmt: skip
     bulk.left_out(0, 1.0)  # it holds no payload: it sent nothing
     assert bulk.lines.kbps == (0, 0)
