@@ -277,8 +277,8 @@ class Swarm:
             self._torn = False
             self._skip(number, error)
         else:
-            self._missed = samples if decided else self._missed
-            if not decided:
+            self._missed = samples if decided else 0
+            if decided is None:
                 assigned = any(made.is_used(number) for made in self._batches)
                 self._submit(payload, samples, assigned, loss)
                 self._pace.encoded(time.monotonic() - trained_s)
@@ -322,8 +322,6 @@ class Swarm:
             else:
                 self.learner.apply(outcome.result, outcome.named)
             self._next_round += 1
-        if outcome.named is not None:
-            self._missed = 0
         self._relay.tell(br.Applied(outcome.round_id, loss))
         if self._file.is_overdue(self._next_round):
             self._file.save(self._next_round)
@@ -359,7 +357,7 @@ class Swarm:
             payload, samples = self.learner.pending_update() if self._ranks.first else b"", self._pending_samples
         elif self._missed and self._ranks.agree(int(self._ranks.first and not has_time)):
             with self._changing():
-                payload, samples = self.learner.encode(1, 1), self._missed  # nothing is new: a = beta * e
+                payload, samples, self._missed = self.learner.encode(1, 1), self._missed, 0  # no step: a = beta * e
         else:
             return False
         self._samples = samples if self._ranks.first else 0
