@@ -158,7 +158,7 @@ class Training:
             self.torn = False
             self._skip(self._task.round_id, error)
         else:
-            self._missed = trained.samples if decided else self._missed
+            self._missed = trained.samples if decided else 0
             if decided is None:
                 self._submit(trained)
                 self._pace.encoded(time.monotonic() - ended_s)
@@ -249,8 +249,6 @@ class Training:
             else:
                 self._learner.apply(outcome.result, outcome.named)
             self.decided += 1
-        if outcome.named is not None:
-            self._missed = 0
         self._relay.tell(br.Applied(outcome.round_id, loss))
         if self._file.is_overdue(self.decided):
             self._file.save(self.decided)
@@ -260,8 +258,8 @@ class Training:
         while True:
             item = self._relay.wait()
             if isinstance(item, br.Outcome):
-                if self._ranks.agree(int(self._learner.pending)):
-                    self._missed = self._pending.samples
+                if self._ranks.agree(int(self._learner.pending)) and self._pending.steps and item.named is None:
+                    self._missed = self._pending.samples  # it was trained beside an exchange, and came too late
                 self._apply(item, math.nan)
                 continue
             if isinstance(item, br.Snapshot):
@@ -298,7 +296,7 @@ class Training:
             return False
         with self._changing():
             self._learner.encode(1, 1)  # nothing is new: a = beta * e
-        self._pending = Trained(math.nan, self._missed, 0, 0.0, assigned=False)
+        self._pending, self._missed = Trained(math.nan, self._missed, 0, 0.0, assigned=False), 0
         return True
 
     def _take_snapshot(self, item: br.Snapshot) -> None:

@@ -135,7 +135,9 @@ def test_a_certificate_that_waited_for_a_slow_peer_counts_from_when_it_came() ->
     seals = {voter: signed(Vote(SWARM, 1, 1, 2, value), voter).signature for voter in VOTERS[:3]}
     quorum = bundle(after, 1, Phase.SEAL, value, seals)
     found.handle(Heard(OTHERS[0], quorum), 3.0)  # while the learner is in a step
-    found.handle(Applied(0), 9.0)
+    assert of(found.handle(Applied(0), 9.0), Train) == []  # it is over: what was trained for it would be late
+    assert found.deadline_s is not None
+    assert found.deadline_s > 9.0 + 2 * TICK_MIN_S
     assert found.round.certified_s == 3.0
     found.handle(Heard(OTHERS[0], Decision(quorum, void, ())), 9.5)
     found.handle(Applied(1), 10.0)
