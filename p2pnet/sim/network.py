@@ -134,7 +134,7 @@ class Simulation:
 
     def excluded(self, number: int, peers: Iterable[PeerId]) -> None:
         """The other invariant of evidence: nobody honest is ever excluded."""
-        if framed := [peer[:2].hex() for peer in peers if self.peers[peer].honest]:
+        if framed := [peer[:2].hex() for peer in peers if self._is_honest(peer)]:
             raise AssertionError(f"round {number} excludes {framed}, who are honest")
 
     def carry(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
@@ -189,6 +189,8 @@ class Simulation:
 
         def answer() -> None:
             for source in sources:
+                if source not in self.peers:
+                    continue  # a name that a liar made up
                 holder = self.peers[source]
                 reachable = holder.alive and holder.frozen is None and self.linked(asker.peer, source)
                 if reachable and digest in holder.disk.evidence:
@@ -200,8 +202,12 @@ class Simulation:
 
     def accused(self, by: PeerId, offence: Offence) -> None:
         """The invariant of evidence: nobody honest is ever proved to have lied."""
-        if self.peers[offence.peer].honest:
+        if self._is_honest(offence.peer):
             raise AssertionError(f"{by[:2].hex()} has evidence that {offence.peer[:2].hex()} {offence.what}")
+
+    def _is_honest(self, peer: PeerId) -> bool:
+        """Tell whether a peer keeps to the protocol; names that liars made up do not."""
+        return peer in self.peers and self.peers[peer].honest
 
     def _judge(self, peer: SimPeer, raw: bytes) -> None:
         if peer.alive and (proven := peer.judge(raw)) is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,9 @@ from p2pnet.core.evidence import Ground, sum_norms
 from p2pnet.identity import Identity, PeerId, verify
 from p2pnet.ledger.evidence import EvidenceTable
 from p2pnet.ledger.log import Ledger
-from p2pnet.net.host import Stream
+from p2pnet.net.daemon import DaemonOptions
+from p2pnet.net.host import Host, Limits, Misbehaviour, Stream
+from p2pnet.net.libp2p import open_libp2p_host
 from p2pnet.node import bridge as br
 from p2pnet.node.history import replay
 from p2pnet.node.proving import MINE, PROTOCOL, Proving
@@ -37,6 +40,22 @@ Lie = Callable[[bytes, Inputs, bytes, Again], tuple[bytes, Inputs, bytes]]
 @pytest.fixture
 def world(nursery: trio.Nursery, tmp_path: Path) -> World:
     return World(nursery, tmp_path, founders=4)
+
+
+class Daemons:
+    """A host with a daemon of its own for each member, in place of the network in memory."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def host(
+        self, peer: PeerId, limits: Limits | None = None, on_misbehaviour: Misbehaviour = lambda _peer, _rule: None
+    ) -> AbstractAsyncContextManager[Host]:
+        who = next(one for one in map(identity, range(1, 10)) if one.peer == peer)
+        key_file = self.folder / f"{peer.hex()}.key"
+        who.save(key_file)
+        options = DaemonOptions(listen=("/ip4/127.0.0.1/tcp/0",))
+        return open_libp2p_host(options, key_file, limits=limits, on_misbehaviour=on_misbehaviour)
 
 
 def excluded(member: Member) -> set[PeerId]:
@@ -131,15 +150,8 @@ def other_norms(_output: bytes, inputs: Inputs, norms: bytes, again: Again) -> t
     return again(inputs), inputs, norms
 
 
-@pytest.mark.parametrize(
-    ("lie", "proof"),
-    [(other_output, "WrongLeaf"), (other_clips, "WrongClips"), (other_norms, "WrongNorm")],
-    ids=["output", "clips", "norms"],
-)
-async def test_a_reducer_that_signs_what_does_not_follow_is_proved_to_and_excluded_everywhere(
-    world: World, nursery: trio.Nursery, lie: Lie, proof: str
-) -> None:
-    *others, liar = await start(world, nursery, 1, 2, 3, 4)
+def lies_as_a_reducer(liar: Member, lie: Lie) -> None:
+    """From now on a member signs something else than what it reduced."""
     assert liar.peer is not None
     bulk = liar.peer.bulk
 
@@ -168,7 +180,29 @@ async def test_a_reducer_that_signs_what_does_not_follow_is_proved_to_and_exclud
         bulk._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root, over))
 
     bulk.reduce = reduce  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize(
+    ("lie", "proof"),
+    [(other_output, "WrongLeaf"), (other_clips, "WrongClips"), (other_norms, "WrongNorm")],
+    ids=["output", "clips", "norms"],
+)
+async def test_a_reducer_that_signs_what_does_not_follow_is_proved_to_and_excluded_everywhere(
+    world: World, nursery: trio.Nursery, lie: Lie, proof: str
+) -> None:
+    *others, liar = await start(world, nursery, 1, 2, 3, 4)
+    lies_as_a_reducer(liar, lie)
     await caught(liar, others, proof)
+
+
+@pytest.mark.processes
+async def test_over_real_connections_too_a_reducer_that_lies_is_proved_to_and_excluded_everywhere(
+    world: World, nursery: trio.Nursery, tmp_path: Path
+) -> None:
+    world.network = Daemons(tmp_path)  # type: ignore[assignment]
+    *others, liar = await start(world, nursery, 1, 2, 3, 4)
+    lies_as_a_reducer(liar, other_output)
+    await caught(liar, others, "WrongLeaf")
 
 
 async def test_who_commits_to_a_malformed_update_is_proved_to_and_excluded_everywhere(
