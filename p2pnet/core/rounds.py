@@ -334,12 +334,17 @@ class Rounds:
             for peer in self.state.electorate
             if peer != self.context.me and (peer in self._down or now_s - self._heard_s.get(peer, -stall_s) >= stall_s)
         )
+        voters, deciding = len(self.state.electorate), self.round.deciding
+        what = "are here"
+        if voters - len(silent) >= deciding.needed:  # enough are heard, and do not hear us, or cannot vote
+            voted = deciding.voters()
+            silent = tuple(peer for peer in self.state.electorate if peer != self.context.me and peer not in voted)
+            what = f"have voted in view {deciding.view}"
         if self.stalled_s is not None and silent == self.missing:
             return []
         self.stalled_s = self.stalled_s if self.stalled_s is not None else now_s - quiet_s
         self.missing = silent
-        voters = len(self.state.electorate)
-        detail = f"{voters - len(silent)} of {voters} voters are here, {self.round.deciding.needed} are needed"
+        detail = f"{voters - len(silent)} of {voters} voters {what}, {deciding.needed} are needed"
         return [Note(self.state.round, "stalled", detail, silent)]
 
     def _unstall(self, now_s: float) -> list[Effect]:
