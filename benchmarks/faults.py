@@ -325,12 +325,12 @@ def next_of(others: list[Peer], number: int) -> str:
 
 
 def equal(peers: list[Peer]) -> bool:
-    """Tell whether all that ended a round ended it with the same parameters, in every round of this swarm."""
+    """Tell whether all had the same parameters after every round of this swarm after which two or more were seen."""
     states: dict[int, set[str]] = {}
     for peer in peers:
         for event in list(peer.events):
             if event["event"] == "report":
-                states.setdefault(event["round"], set()).add(event["state"])
+                states.setdefault(event["after"], set()).add(event["state"])
     return all(len(found) == 1 for found in states.values())
 
 
@@ -506,26 +506,33 @@ def main() -> None:
     parser.add_argument("--no-rival", action="store_true", help="p2pnet alone: no record is written")
     options = parser.parse_args()
     wanted = [row for row in ROWS if not options.rows or any(part in row.name for part in options.rows)]
-    measured = []
+    measured: list[dict[str, Any]] = []
+
+    def keep(found: dict[str, Any]) -> None:
+        measured.append(found)
+        print(table([sum_up(found)]).splitlines()[-1], flush=True)
+        if not options.no_rival and not options.rows:
+            write(measured, options.megabytes)
+
     for where in dict.fromkeys(row.where for row in wanted):
         if where in ("lab", "disk") and not is_possible():
             print(f"rows that need root and network namespaces are left out: {where}", flush=True)
             continue
         for found in measure(where, [row for row in wanted if row.where == where], options.runs, options.megabytes):
-            measured.append(found)
-            print(table([sum_up(found)]).splitlines()[-1], flush=True)
-    if not options.no_rival:
-        for name in RIVAL_ROWS:
-            measured.append(measure_rival(rival_python(), name, options.runs, options.megabytes))
-            print(table([sum_up(measured[-1])]).splitlines()[-1], flush=True)
+            keep(found)
+    for name in () if options.no_rival else RIVAL_ROWS:
+        keep(measure_rival(rival_python(), name, options.runs, options.megabytes))
     print(table([sum_up(each) for each in measured]))
-    if options.no_rival or options.rows:
-        return
+
+
+def write(measured: list[dict[str, Any]], megabytes: float) -> None:
+    """Write the record; again after each row, as a run takes long."""
     record = {
         "date": datetime.now(tz=UTC).date().isoformat(),
         "machine": f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}",
+        "load": [round(load, 1) for load in os.getloadavg()],
         "peers": PEERS,
-        "megabytes": options.megabytes,
+        "megabytes": megabytes,
         "rows": [sum_up(each) | {"each": each["runs"]} for each in measured],
     }
     RESULTS.mkdir(exist_ok=True)

@@ -155,7 +155,8 @@ def main() -> None:
                     ended_s = time.monotonic()
                     fine = all(bool(matrix.isfinite().all()) for matrix in model.matrices)
                     facts = {"round": report.round, "void": report.void, "credited": report.credited, "finite": fine}
-                    say("report", facts | {"at_s": ended_s, "state": swarm.state_sha256()})
+                    after = swarm.round - 1  # what was decided meanwhile is applied already
+                    say("report", facts | {"at_s": ended_s, "after": after, "state": swarm.state_sha256()})
     except P2pnetError as error:
         say("ended", {"error": str(error)})
         os._exit(1)  # without a save: its disk may be full
