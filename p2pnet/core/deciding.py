@@ -189,6 +189,17 @@ class Deciding:
         """Tell whether a voter was heard in a later view than this one."""
         return any(view > self.view for view in self._latest.values())
 
+    def begun(self) -> bool:
+        """Tell whether voting has begun: over 1/3 voted in this view or later, so at least one honest voter did."""
+        weak = len(self.electorate) - self.needed + 1
+        return sum(view >= self.view for view in self._latest.values()) >= weak
+
+    def voters(self) -> set[PeerId]:
+        """Who has cast the vote of this view that I wait for, or is in a later view."""
+        phase = Phase.SEAL if self.step == int(Phase.SEAL) else Phase.PREPARE
+        later = {peer for peer, view in self._latest.items() if view > self.view}
+        return later | self._voted.get((self.view, phase), set())
+
     def endorsements(self, view: int, phase: Phase, value: bytes) -> dict[PeerId, bytes]:
         """The signatures under this vote, by peer."""
         return dict(self._votes.get((view, phase), {}).get(value, {}))

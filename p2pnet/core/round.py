@@ -184,7 +184,7 @@ class Round:
             return []  # R52
         phase = Phase(message.phase)
         actions = self.deciding.vote(signed.peer, message.view, phase, message.value, signed.signature, now_s)
-        return [*act(self, actions, now_s), *self.advance(now_s)] if actions else []
+        return [*act(self, actions, now_s), *self.advance(now_s)] if actions or self.commit_over_s is None else []
 
     def quorum(self, message: Quorum, now_s: float) -> list[Effect]:
         """A bundle of votes: it counts when every signature in it is right."""
@@ -262,7 +262,7 @@ class Round:
         effects: list[Effect] = []
         if self.decided is not None:
             return effects
-        if self.commit_over_s is None and now_s >= self._commit_due_s():
+        if self.commit_over_s is None and (now_s >= self._commit_due_s() or self.deciding.begun()):
             self.commit_over_s = now_s
         exchange = self.exchanges.get(self.deciding.view)
         if exchange is not None:

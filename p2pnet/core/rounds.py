@@ -37,6 +37,7 @@ from p2pnet.core.events import (
     Unproven,
 )  # fmt: skip
 from p2pnet.core.evidence import Offence, accuse_of_two
+from p2pnet.core.newcomers import Newcomers
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import SwarmState
@@ -53,7 +54,6 @@ DECISIONS_PER_ROUND = 3
 ASK_EVERY_S = 0.5  # to one peer, and answers to one peer
 ASKED_AT_ONCE = 4  # peers that a stalled one asks each time it wakes
 RESEND_MAX_S = 5.0
-AWAIT_NEWCOMER_ROUNDS = 2  # whole rounds that wait for a peer that is there and was in no roster yet
 TICK_MIN_S = 0.01  # ticks come no faster than this, whatever a deadline says
 PEERS_MAX = 4096  # rows of what is remembered about peers
 
@@ -71,7 +71,7 @@ class Rounds:
         self.missing: tuple[PeerId, ...] = ()
         self._down: set[PeerId] = set()
         self._here: set[PeerId] = set()  # peers that are up and have said something: their learner stands at a round
-        self._newcomers: dict[PeerId, int] = {}  # peers that are here and in no roster: rounds they were waited for
+        self._newcomers = Newcomers()
         self._heard_s: dict[PeerId, float] = {}  # voters
         self._expected = state.expected()
         self._later: set[PeerId] = set()  # voters heard in a later round
@@ -257,11 +257,7 @@ class Rounds:
         down = frozenset(self._down)
         self.round.awaited = frozenset(peer for peer in self._expected | {self.context.me} if not self.state.bars(peer))
         self.round.awaited -= down
-        self.round.newcomers = frozenset(
-            peer
-            for peer, waited in self._newcomers.items()
-            if waited < AWAIT_NEWCOMER_ROUNDS and peer in self.up and not self.state.bars(peer)
-        )
+        self.round.newcomers = self._newcomers.awaited(self.up, self.state)
         self.round.down = down
 
     def _see_here(self, peer: PeerId) -> None:
@@ -269,7 +265,7 @@ class Rounds:
         if peer in self.up and peer not in self._here:
             self._here.add(peer)
             if peer not in self._expected:
-                self._newcomers.setdefault(peer, -1)  # this round, of which it had a part only, does not count
+                self._newcomers.add(peer)
             self._look_around()
 
     def _see_down(self, peer: PeerId) -> None:
@@ -287,10 +283,7 @@ class Rounds:
         self._caught_up = not self.round.from_decision
         present = {peer for peer, member in self.state.members.items() if member.last == before.round}
         self._expected = self.state.expected()
-        left_out = [(peer, waited) for peer, waited in self._newcomers.items() if peer not in present]
-        self._newcomers = {peer: waited + (peer in self._here) for peer, waited in left_out[-PEERS_MAX:]}
-        for peer in self._here.difference(present, self._newcomers):
-            self._newcomers[peer] = 0
+        self._newcomers.next_round(present, self._here)
         voters = set(self.state.electorate)
         self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}
         self._later.clear()
@@ -383,12 +376,17 @@ class Rounds:
             for peer in self.state.electorate
             if peer != self.context.me and (peer in self._down or now_s - self._heard_s.get(peer, -stall_s) >= stall_s)
         )
+        voters, deciding = len(self.state.electorate), self.round.deciding
+        what = "are here"
+        if voters - len(silent) >= deciding.needed:  # enough are heard, and do not hear us, or cannot vote
+            voted = deciding.voters()
+            silent = tuple(peer for peer in self.state.electorate if peer != self.context.me and peer not in voted)
+            what = f"have voted in view {deciding.view}"
         if self.stalled_s is not None and silent == self.missing:
             return []
         self.stalled_s = self.stalled_s if self.stalled_s is not None else now_s - quiet_s
         self.missing = silent
-        voters = len(self.state.electorate)
-        detail = f"{voters - len(silent)} of {voters} voters are here, {self.round.deciding.needed} are needed"
+        detail = f"{voters - len(silent)} of {voters} voters {what}, {deciding.needed} are needed"
         return [Note(self.state.round, "stalled", detail, silent)]
 
     def _unstall(self, now_s: float) -> list[Effect]:

@@ -52,6 +52,8 @@ class Simulation:
         self._heap: list[tuple[float, int, Callable[[], None]]] = []
         self._count = itertools.count()
         self._cut: set[frozenset[PeerId]] = set()
+        self._mute: set[tuple[PeerId, PeerId]] = set()  # nothing passes from the first to the second
+        self._slow: dict[PeerId, tuple[float, float]] = {}  # seconds more for a message, for a slice or a part
         ids = sorted(PeerId(hashlib.sha256(b"peer%d" % i).digest()) for i in range(setting.peers))
         founders = tuple(ids[: setting.founders or setting.peers])
         swarm = hashlib.sha256(b"swarm%d" % seed).digest()
@@ -89,6 +91,7 @@ class Simulation:
         for other in self.peers.values():
             if other.alive:
                 self.at(self.setting.detect_s, lambda other=other: self._see_down(other, peer))  # type: ignore[misc]
+        self._break_streams(peer)
 
     def freeze(self, peer: PeerId) -> None:
         """Stop a process that others still hold for alive."""
@@ -97,6 +100,7 @@ class Simulation:
     def thaw(self, peer: PeerId) -> None:
         """Let a frozen process go on: all that came meanwhile comes at once."""
         frozen, self.peers[peer].frozen = self.peers[peer].frozen or [], None
+        self.peers[peer].go_on()
         for event in frozen:
             self.peers[peer].take(event)
 
@@ -112,15 +116,56 @@ class Simulation:
             self.peers[a].take(ev.PeerUp(b))
             self.peers[b].take(ev.PeerUp(a))
 
+    def drop(self, peer: PeerId, back_s: float) -> None:
+        """End all connections of a peer, as when its libp2p daemon dies; they are back after so many seconds."""
+        pairs = {frozenset((peer, other)) for other in self.peers if other != peer}
+        self._cut |= pairs
+        self._break_streams(peer)
+
+        def see(event: type[ev.PeerUp | ev.PeerDown]) -> None:
+            if event is ev.PeerUp:
+                self._cut -= pairs
+            for other in self.peers:
+                if other != peer and (event is ev.PeerDown or (self.peers[other].alive and self.peers[peer].alive)):
+                    self.peers[peer].take(event(other))
+                    self.peers[other].take(event(peer))
+
+        self.at(0.0, lambda: see(ev.PeerDown))
+        self.at(back_s, lambda: see(ev.PeerUp))
+
+    def half_open(self, peer: PeerId) -> None:
+        """Nothing passes between a peer and the others; they have seen the connections end, it believes in them."""
+        self._cut |= {frozenset((peer, other)) for other in self.peers if other != peer}
+        for other in self.peers.values():
+            if other.peer != peer:
+                self.at(self.setting.detect_s, lambda other=other: other.take(ev.PeerDown(peer)))  # type: ignore[misc]
+
+    def mute(self, sender: PeerId, to: PeerId) -> None:
+        """Let nothing pass from one peer to the other; the connection stands, the other way it carries."""
+        self._mute.add((sender, to))
+
+    def slow(self, peer: PeerId, message_s: float, bulk_s: float) -> None:
+        """Make a peer's link slow, both ways: seconds more for each message, and for each slice or reduced part."""
+        self._slow[peer] = message_s, bulk_s
+
+    def unhinder(self) -> None:
+        """Links carry both ways again, and at their usual speed."""
+        self._mute.clear()
+        self._slow.clear()
+
     def repent(self) -> None:
         """The liars follow the protocol from now on."""
         for peer in self.peers.values():
             if isinstance(peer, Liar):
                 peer.lies = False
 
-    def linked(self, a: PeerId, b: PeerId) -> bool:
-        """Tell whether two peers can reach each other."""
-        return frozenset((a, b)) not in self._cut
+    def carries(self, sender: PeerId, to: PeerId) -> bool:
+        """Tell whether anything gets from one peer to the other."""
+        return frozenset((sender, to)) not in self._cut and (sender, to) not in self._mute
+
+    def talks(self, a: PeerId, b: PeerId) -> bool:
+        """Tell whether two peers can ask each other: a connection is made, and a stream opened, by both."""
+        return self.carries(a, b) and self.carries(b, a)
 
     def rounds_done(self) -> int:
         """Rounds that every live honest peer has decided."""
@@ -139,9 +184,14 @@ class Simulation:
 
     def carry(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
         """Carry one message, unless it is lost."""
-        if sender == to or to not in self.peers or not self.linked(sender, to) or self.rng.random() < self.setting.loss:
+        if (
+            sender == to
+            or to not in self.peers
+            or not self.carries(sender, to)
+            or self.rng.random() < self.setting.loss
+        ):
             return
-        self.at(self._delay(), lambda: self._deliver(sender, to, raw, signed))
+        self.at(self._delay(sender, to), lambda: self._deliver(sender, to, raw, signed))
 
     def scatter(self, sender: SimPeer, effect: ev.Scatter, part: Part, to: PeerId) -> None:
         """Carry a slice; the stream waits for the answer."""
@@ -149,7 +199,7 @@ class Simulation:
         key = (effect.round, effect.view, part.index)
 
         def arrive() -> None:
-            if not target.alive or not self.linked(sender.peer, to) or self.rng.random() < self.setting.loss:
+            if not target.alive or not self.carries(sender.peer, to) or self.rng.random() < self.setting.loss:
                 sender.take(ev.ScatterFailed(effect.round, effect.view, part.index, to))
                 return
             target.slices.setdefault(key, set()).add(sender.peer)
@@ -157,12 +207,12 @@ class Simulation:
             if key[:2] in target.exchanges:
                 target.take(ev.SliceArrived(effect.round, effect.view, part.index, sender.peer))
 
-        self.at(self._delay(), arrive)
+        self.at(self._delay(sender.peer, to, is_bulk=True), arrive)
 
     def hand_over(self, sender: PeerId, to: PeerId, root: bytes, raw: bytes, number: int) -> None:
         """Carry a reduced part back on the stream its slice came on."""
-        if self.rng.random() >= self.setting.loss and self.linked(sender, to):
-            self.at(self._delay(), lambda: self._receive_part(sender, to, root, raw, number))
+        if self.rng.random() >= self.setting.loss and self.carries(sender, to):
+            self.at(self._delay(sender, to, is_bulk=True), lambda: self._receive_part(sender, to, root, raw, number))
 
     def gather(self, asker: SimPeer, number: int, root: bytes, sources: tuple[PeerId, ...]) -> None:
         """Fetch a part from the first source that has it."""
@@ -170,19 +220,20 @@ class Simulation:
         def answer() -> None:
             for source in sources:
                 holder = self.peers[source]
-                reachable = holder.alive and holder.frozen is None and self.linked(asker.peer, source)
+                reachable = holder.alive and holder.frozen is None and self.talks(asker.peer, source)
                 if reachable and root in holder.memory | holder.disk.parts:
                     asker.memory.add(root)
                     asker.take(ev.Gathered(number, root))
                     return
             asker.take(ev.GatherFailed(number, root))
 
-        self.at(2 * self._delay(), answer)
+        first = sources[0] if sources else asker.peer
+        self.at(self._delay(asker.peer, first) + self._delay(first, asker.peer, is_bulk=True), answer)
 
     def carry_evidence(self, sender: PeerId, to: PeerId, raw: bytes) -> None:
         """Carry evidence to one peer, which judges it before anything else."""
-        if sender != to and self.linked(sender, to) and self.rng.random() >= self.setting.loss:
-            self.at(self._delay(), lambda: self._judge(self.peers[to], raw))
+        if sender != to and self.carries(sender, to) and self.rng.random() >= self.setting.loss:
+            self.at(self._delay(sender, to), lambda: self._judge(self.peers[to], raw))
 
     def fetch_evidence(self, asker: SimPeer, digest: bytes, sources: tuple[PeerId, ...]) -> None:
         """Fetch evidence from the first source that has it."""
@@ -192,13 +243,14 @@ class Simulation:
                 if source not in self.peers:
                     continue  # a name that a liar made up
                 holder = self.peers[source]
-                reachable = holder.alive and holder.frozen is None and self.linked(asker.peer, source)
+                reachable = holder.alive and holder.frozen is None and self.talks(asker.peer, source)
                 if reachable and digest in holder.disk.evidence:
                     self._judge(asker, holder.disk.evidence[digest][1])
                     return
             asker.take(ev.Unproven(digest, False))
 
-        self.at(2 * self._delay(), answer)
+        first = sources[0] if sources and sources[0] in self.peers else asker.peer
+        self.at(self._delay(asker.peer, first) + self._delay(first, asker.peer), answer)
 
     def accused(self, by: PeerId, offence: Offence) -> None:
         """The invariant of evidence: nobody honest is ever proved to have lied."""
@@ -213,8 +265,20 @@ class Simulation:
         if peer.alive and (proven := peer.judge(raw)) is not None:
             peer.take(proven)
 
-    def _delay(self) -> float:
-        return self.rng.uniform(*self.setting.delay_s)
+    def _delay(self, sender: PeerId, to: PeerId, is_bulk: bool = False) -> float:
+        more_s = sum(self._slow[peer][is_bulk] for peer in {sender, to} if peer in self._slow)
+        return self.rng.uniform(*self.setting.delay_s) + more_s
+
+    def _break_streams(self, peer: PeerId) -> None:
+        """Let those know, soon, whose slices wait for an answer on a stream to or from this peer."""
+        for holder in self.peers.values():
+            for (number, view, part), waiting in holder.waiting.items():
+                broken = sorted(waiting) if holder.peer == peer else [peer] if peer in waiting else []
+                waiting.difference_update(broken)
+                for sender in broken:
+                    failed = ev.ScatterFailed(number, view, part, holder.peer)
+                    if sender != holder.peer:
+                        self.at(self.setting.detect_s, lambda to=sender, failed=failed: self.peers[to].take(failed))  # type: ignore[misc]
 
     def _deliver(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
         self.peers[to].take(ev.Heard(sender, open_message(raw, signed)))

@@ -217,6 +217,19 @@ def test_a_view_without_a_proposal_is_given_up_with_nil_told_to_all() -> None:
     assert round_.deciding.step == 1
 
 
+def test_a_voter_whose_commits_did_not_come_gives_up_the_view_once_more_than_a_third_have_voted() -> None:
+    round_ = started()  # a half-open connection: the others decided without it that the commit phase is over
+    others = [each for each in VOTERS if each != ME]
+    for each in others[:2]:
+        assert round_.commit_over_s is None
+        round_.vote(signed(Vote(STATE.swarm, 0, 0, int(Phase.PREPARE), b""), each), 5.0)
+    assert round_.commit_over_s == 5.0
+    due_s = round_.deadline_s(5.0)
+    assert due_s is not None
+    assert due_s < 5.0 + STATE.policy.window_ms / 1000
+    assert [effect for effect in round_.advance(due_s) if isinstance(effect, Broadcast)]
+
+
 def test_void_is_not_prepared_in_the_first_view() -> None:
     round_ = committed()
     round_.proposal(signed(Proposal(STATE.swarm, 0, 0, 0, VOID), LEADER), 2.0)

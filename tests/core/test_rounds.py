@@ -179,6 +179,18 @@ def test_a_stalled_round_names_the_voters_that_are_not_heard() -> None:
     assert found.missing == tuple(OTHERS[1:])
 
 
+def test_a_stalled_round_names_the_voters_that_are_heard_and_do_not_vote() -> None:
+    found, voting, deaf = rounds(), OTHERS[0], OTHERS[1:]
+    asks = [Heard(author, Ask(SWARM, 0, 0)) for author in deaf]  # they hear nothing, and ask
+    now_s, notes = 0.0, []
+    while not notes and now_s < 200:
+        now_s += 0.25
+        effects = [effect for event in (vote(voting), *asks, Tick()) for effect in found.handle(event, now_s)]
+        notes = [note for note in effects if isinstance(note, Note) and note.kind == "stalled"]
+    assert notes[0].peers == found.missing == tuple(deaf)
+    assert notes[0].detail == "2 of 4 voters have voted in view 0, 3 are needed"
+
+
 def test_the_next_tick_is_never_in_the_past() -> None:
     found, now_s = rounds(), 0.0
     found.handle(Tick(), now_s)
