@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from p2pnet.core import events as ev
 from p2pnet.core.parts import Part
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
+from p2pnet.sim.clock import Clock
 from p2pnet.sim.liar import Liar
 from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.signatures import open_message
@@ -35,19 +34,17 @@ class Setting:
     policy: Policy = POLICY
 
 
-class Simulation:
+class Simulation(Clock):
     """All peers, one clock, one heap of what is to happen."""
 
     def __init__(self, setting: Setting, seed: int, liars: int = 0) -> None:
         """liars: so many of the founders do what they like, until `repent`."""
+        super().__init__()
         self.setting = setting
         self.seed = seed
         self.rng = random.Random(seed)
-        self.now_s = 0.0
         self.values: dict[int, tuple[bytes, ...]] = {}  # what each round was decided to be, and where it led
         self.lies: set[bytes] = set()  # roots of parts that are not what they are said to be
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = itertools.count()
         self._cut: set[frozenset[PeerId]] = set()
         ids = sorted(PeerId(hashlib.sha256(b"peer%d" % i).digest()) for i in range(setting.peers))
         founders = tuple(ids[: setting.founders or setting.peers])
@@ -59,25 +56,10 @@ class Simulation:
         lying = set(self.rng.sample(founders, liars))
         self.peers = {peer: (Liar if peer in lying else SimPeer)(self, peer, state) for peer in ids}
 
-    def at(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Do something later."""
-        heapq.heappush(self._heap, (self.now_s + delay_s, next(self._count), action))
-
     def start(self, peers: Iterable[PeerId] | None = None) -> None:
         """Start peers, all by default."""
         for peer in peers if peers is not None else list(self.peers):
             self.peers[peer].start()
-
-    def run(self, until: Callable[[], bool], limit_s: float) -> bool:
-        """Run until something holds or the simulated time is over; tells whether it holds."""
-        end_s = self.now_s + limit_s
-        while not until():
-            if not self._heap or self._heap[0][0] > end_s:
-                self.now_s = end_s
-                return until()
-            self.now_s, _, action = heapq.heappop(self._heap)
-            action()
-        return True
 
     def crash(self, peer: PeerId) -> None:
         """End a process at once: what was not on its disk is gone."""
@@ -85,7 +67,7 @@ class Simulation:
         self.peers[peer].epoch += 1
         for other in self.peers.values():
             if other.alive:
-                self.at(self.setting.detect_s, lambda other=other: self._see_down(other, peer))  # type: ignore[misc]
+                self.at(self.setting.detect_s, self._see_down, other, peer)
 
     def freeze(self, peer: PeerId) -> None:
         """Stop a process that others still hold for alive."""
@@ -133,7 +115,7 @@ class Simulation:
         """Carry one message, unless it is lost."""
         if sender == to or to not in self.peers or not self.linked(sender, to) or self.rng.random() < self.setting.loss:
             return
-        self.at(self._delay(), lambda: self._deliver(sender, to, raw, signed))
+        self.at(self._delay(), self._deliver, sender, to, raw, signed)
 
     def scatter(self, sender: SimPeer, effect: ev.Scatter, part: Part, to: PeerId) -> None:
         """Carry a slice; the stream waits for the answer."""
@@ -154,7 +136,7 @@ class Simulation:
     def hand_over(self, sender: PeerId, to: PeerId, root: bytes, raw: bytes, number: int) -> None:
         """Carry a reduced part back on the stream its slice came on."""
         if self.rng.random() >= self.setting.loss and self.linked(sender, to):
-            self.at(self._delay(), lambda: self._receive_part(sender, to, root, raw, number))
+            self.at(self._delay(), self._receive_part, sender, to, root, raw, number)
 
     def gather(self, asker: SimPeer, number: int, root: bytes, sources: tuple[PeerId, ...]) -> None:
         """Fetch a part from the first source that has it."""

@@ -51,28 +51,33 @@ class SimPeer:
 
     def start(self) -> None:
         """Start or restart the process from its disk."""
-        simulation, disk = self.simulation, self.disk
-        state = disk.state
-        if state is None:
-            raise ValueError("a peer starts from a state")
+        simulation = self.simulation
         self.alive, self.frozen = True, None
         self.epoch += 1
-        self.tick_s = -1.0  # when the next Tick is due; at most one is on its way that is not too late
-        self.memory = set(disk.parts)
         self.exchanges: dict[tuple[int, int], ev.Exchange] = {}
         self.slices: dict[tuple[int, int, int], set[PeerId]] = {}
         self.waiting: dict[tuple[int, int, int], set[PeerId]] = {}
-        context = Context(
-            self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain,
-            simulation.setting.leaves, 1.0, simulation.rng,
-        )  # fmt: skip
-        restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
-        self.rounds = Rounds(context, state, simulation.now_s, restored)
+        self.rounds = self._restore(simulation.setting.leaves, 1.0)
         for other in simulation.peers.values():
             if other is not self and other.alive and simulation.linked(self.peer, other.peer):
                 self.take(ev.PeerUp(other.peer))
                 other.take(ev.PeerUp(self.peer))
         self.take(ev.Tick())
+
+    def _restore(self, leaves: int, exchange_s: float) -> Rounds:
+        """The round machine, as what is on the disk lets it go on."""
+        simulation, disk = self.simulation, self.disk
+        state = disk.state
+        if state is None:
+            raise ValueError("a peer starts from a state")
+        self.tick_s = -1.0  # when the next Tick is due; at most one is on its way that is not too late
+        self.memory = set(disk.parts)
+        context = Context(
+            self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain, leaves, exchange_s,
+            simulation.rng,
+        )  # fmt: skip
+        restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
+        return Rounds(context, state, simulation.now_s, restored)
 
     def take(self, event: ev.Event) -> None:
         """Hand an event to the machine and perform what it wants."""
@@ -95,19 +100,26 @@ class SimPeer:
             self._later(deadline_s - self.simulation.now_s, ev.Tick())
 
     def _later(self, delay_s: float, event: ev.Event) -> None:
-        epoch = self.epoch
-        self.simulation.at(delay_s, lambda: self.take(event) if self.epoch == epoch else None)
+        self.simulation.at(delay_s, self._take_if_same, self.epoch, event)
+
+    def _take_if_same(self, epoch: int, event: ev.Event) -> None:
+        if self.epoch == epoch:
+            self.take(event)
+
+    def _train(self, effect: ev.Train) -> None:
+        number = effect.round
+        checksum = int.from_bytes(self.disk.theta[:8], "big")
+        self._later(0.0, ev.Started(number, checksum, self.disk.theta if effect.state_wanted else b""))
+        root = hashlib.sha256(self.peer + number.to_bytes(4, "big") + bytes([self.epoch])).digest()
+        train_s = self.simulation.rng.uniform(*self.simulation.setting.train_s)
+        self._later(train_s, ev.Encoded(number, root, 40, True, 1, 0, 0))
 
     def perform(self, effect: ev.Effect) -> None:
         """Do what the machine wants done."""
         simulation = self.simulation
         match effect:
-            case ev.Train(round=number):
-                checksum = int.from_bytes(self.disk.theta[:8], "big")
-                self._later(0.0, ev.Started(number, checksum, self.disk.theta if effect.state_wanted else b""))
-                root = hashlib.sha256(self.peer + number.to_bytes(4, "big") + bytes([self.epoch])).digest()
-                train_s = simulation.rng.uniform(*simulation.setting.train_s)
-                self._later(train_s, ev.Encoded(number, root, 40, True, 1, 0, 0))
+            case ev.Train():
+                self._train(effect)
             case ev.Persist(round=number, slot=slot, raw=raw):
                 before = self.disk.slots.setdefault(number, {}).setdefault(slot, raw)
                 if before != raw:
