@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from p2pnet.core.candidates import Candidate
 from p2pnet.core.events import Effect, Note, Root
 from p2pnet.core.exchange import LATE_BACKUP
-from p2pnet.core.leading import VOID_AT
+from p2pnet.core.leading import VOID_AT, propose_due_s
 from p2pnet.errors import WireError
 from p2pnet.wire.round import Phase, decode_outcome
 
@@ -56,12 +56,26 @@ def deadlines_s(round_: Round, now_s: float) -> list[float | None]:
     return [round_.candidates.again_s(candidate, roots), until_s if roots else None, proofs_s]
 
 
+def give_up_s(round_: Round) -> float | None:
+    """When this view is given up without a proposal that I can prepare; soon when what is proposed is out of reach."""
+    due_s = propose_due_s(round_)
+    if due_s is None or round_.commit_over_s is None or not out_of_reach(round_):
+        return due_s
+    return min(due_s, max(round_.commit_over_s, round_.view_s) + round_.grace_s * round_.deciding.growth() / 4)
+
+
 def focus(round_: Round) -> Candidate | None:
     """The outcome that matters now: the certified one, else the one proposed in this view."""
     certificate, proposed = round_.undecided_certificate, round_.proposals.get(round_.deciding.view)
     if certificate is not None:
         return round_.candidates.found.get(certificate.value)
     return round_.candidates.found.get(proposed.value) if proposed else None
+
+
+def out_of_reach(round_: Round) -> bool:
+    """Tell whether what is proposed went down with a reducer that had told its digest and not yet given the bytes."""
+    candidate = focus(round_)
+    return candidate is not None and not candidate.checked and round_.candidates.lost(candidate)
 
 
 def expected(round_: Round, candidate: Candidate, now_s: float) -> tuple[set[Root], float]:

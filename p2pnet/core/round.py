@@ -23,8 +23,8 @@ from p2pnet.core.events import (
     Started,
 )  # fmt: skip
 from p2pnet.core.exchange import RosterExchange
-from p2pnet.core.judging import deadlines_s, judge
-from p2pnet.core.leading import lead, propose_due_s, void_due_s
+from p2pnet.core.judging import deadlines_s, give_up_s, judge
+from p2pnet.core.leading import lead, void_due_s
 from p2pnet.core.restoring import restore
 from p2pnet.core.rosters import VIEWS_KEPT, Rosters
 from p2pnet.core.slots import Context, Restored, Slots
@@ -271,7 +271,7 @@ class Round:
         if self.certificate is None:
             effects += lead(self, now_s)
             effects += act(self, self.deciding.tick(now_s), now_s)
-            due_s = propose_due_s(self)
+            due_s = give_up_s(self)
             if self.deciding.step == 0 and due_s is not None and now_s >= due_s:
                 effects += act(self, self.deciding.expire(now_s), now_s)
         return [*effects, *self._decide()]
@@ -287,7 +287,7 @@ class Round:
             if self.commit_over_s is None:
                 times.append(self._commit_due_s())
             if self.deciding.step == 0:
-                times.append(propose_due_s(self))
+                times.append(give_up_s(self))
             if exchange is not None:
                 times += [exchange.deadline_s(), void_due_s(self, exchange)]
         return min((time for time in times if time is not None), default=None)

@@ -37,6 +37,7 @@ from p2pnet.core.events import (
     Unproven,
 )  # fmt: skip
 from p2pnet.core.evidence import Offence, accuse_of_two
+from p2pnet.core.exchange import LATE_REDUCE
 from p2pnet.core.newcomers import Newcomers
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Context, Restored
@@ -66,7 +67,7 @@ class Rounds:
         self.state = state
         self.round = Round(context, state, now_s, restored)
         self.witness = Witness()
-        self.up: set[PeerId] = set()
+        self.up: dict[PeerId, float] = {}  # since when
         self.stalled_s: float | None = None
         self.missing: tuple[PeerId, ...] = ()
         self._down: set[PeerId] = set()
@@ -118,12 +119,12 @@ class Rounds:
             case Heard():
                 return self._hear(event, now_s)
             case PeerUp(peer):
-                self.up.add(peer)
+                self.up[peer] = now_s
                 self._down.discard(peer)
                 self._look_around()
                 return [*self._ask(peer, now_s), *self.round.advance(now_s)]
             case PeerDown(peer):
-                self.up.discard(peer)
+                self.up.pop(peer, None)
                 self._here.discard(peer)
                 self._see_down(peer)
                 self._look_around()
@@ -257,7 +258,7 @@ class Rounds:
         down = frozenset(self._down)
         self.round.awaited = frozenset(peer for peer in self._expected | {self.context.me} if not self.state.bars(peer))
         self.round.awaited -= down
-        self.round.newcomers = self._newcomers.awaited(self.up, self.state)
+        self.round.newcomers = self._newcomers.awaited(self.up.keys(), self.state)
         self.round.down = down
 
     def _see_here(self, peer: PeerId) -> None:
@@ -345,7 +346,13 @@ class Rounds:
         self._answered_s[peer] = now_s
         if ask.round < self.state.round or self.round.decided is not None:
             return [Serve(peer, ask.round)]
-        effects: list[Effect] = [Send(peer, raw, True) for raw in answer_ask(self.round, ask.view)]
+        came_s = self.up.get(peer)
+        if came_s is not None and now_s - came_s < self.round.grace_s:
+            # It asks everybody, and gossip tells it the rest: else each of n peers would send it n commits.
+            raws = own_messages(self.round, ask.view)
+        else:
+            raws = answer_ask(self.round, ask.view)
+        effects: list[Effect] = [Send(peer, raw, True) for raw in raws]
         proof = prepared_quorum(self.round)
         return [*effects, *([Send(peer, encode(proof), False)] if proof else [])]
 
@@ -363,8 +370,11 @@ class Rounds:
         self._resend_s = now_s + self._resend_after_s
         effects: list[Effect] = [Broadcast(raw, True) for raw in own_messages(self.round)]
         up = sorted(self.up)
-        for peer in self.context.rng.sample(up, min(ASKED_AT_ONCE, len(up))):
-            effects += self._ask(peer, now_s)
+        exchange = self.round.exchanges.get(self.round.deciding.view)
+        if exchange is None or now_s >= exchange.start_s + LATE_REDUCE * exchange.timeout_s:
+            # Before, it is bytes that are waited for: an answer would be roster and proposal, 50 kB of what is here.
+            for peer in self.context.rng.sample(up, min(ASKED_AT_ONCE, len(up))):
+                effects += self._ask(peer, now_s)
         return [*effects, *self._stall(quiet_s, now_s)]
 
     def _stall(self, quiet_s: float, now_s: float) -> list[Effect]:

@@ -14,6 +14,7 @@ import trio
 from p2pnet.core import events as ev
 from p2pnet.core import gossip as news
 from p2pnet.core import membership as members
+from p2pnet.core.passing import swarm_of
 from p2pnet.errors import NetworkError, PeerError, WireError
 from p2pnet.identity import Identity, PeerId, peer_id_text, verify
 from p2pnet.net.control import addr_to_bytes, addr_to_text
@@ -21,7 +22,7 @@ from p2pnet.net.host import Host, PeerAddrs, Stream
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, Message, decode, encode
 from p2pnet.wire.gossip import MESSAGES as GOSSIP_MESSAGES
 from p2pnet.wire.membership import RECORD_BYTES_MAX, TOPIC, Hello, HelloAnswer
-from p2pnet.wire.round import Decision, Quorum, open_round_message
+from p2pnet.wire.round import Quorum, open_round_message
 from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
@@ -37,7 +38,6 @@ UP_WAIT_S = 10.0  # a stream may come before our own view of the hello
 HELLO_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 20 * RECORD_BYTES_MAX
 WATCH_S = 1.0
-ROUNDS_AHEAD = 2  # messages of later rounds are not passed on: nobody could check them
 REFUSED_MAX = 256  # reasons that are remembered; a stranger can have any number of names
 SEND_S = 30.0  # a peer that takes nothing for so long is not sent more
 
@@ -375,17 +375,3 @@ def _to_bytes(addrs: Iterable[str]) -> tuple[bytes, ...]:
         except ValueError:
             log.debug("an address that cannot be encoded: %s", text)
     return tuple(encoded)
-
-
-def swarm_of(heard: ev.Heard) -> bytes:
-    """The swarm that a message belongs to, 32 bytes."""
-    message = heard.message.message if isinstance(heard.message, Signed) else heard.message
-    swarm: bytes = message.certificate.swarm if isinstance(message, Decision) else message.swarm
-    return swarm
-
-
-def round_of(heard: ev.Heard) -> int:
-    """The round that a message belongs to."""
-    message = heard.message.message if isinstance(heard.message, Signed) else heard.message
-    number: int = message.certificate.round if isinstance(message, Decision) else message.round
-    return number

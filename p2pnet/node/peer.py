@@ -17,9 +17,10 @@ from p2pnet.core.evidence import Ground, Offence
 from p2pnet.core.gossip import Verdict
 from p2pnet.core.pace import Pace
 from p2pnet.core.parts import CHUNKS_PER_LEAF
+from p2pnet.core.passing import judge
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
-from p2pnet.core.state import HashChain, SwarmState
+from p2pnet.core.state import HashChain
 from p2pnet.errors import BehindError, ConfigError, P2pnetError, WireError
 from p2pnet.identity import Identity, verify
 from p2pnet.ledger.damage import LedgerError, damaged
@@ -31,7 +32,7 @@ from p2pnet.node.bulk import Bulk
 from p2pnet.node.diary import Diary
 from p2pnet.node.history import count_rounds, decision_of, entry_of, open_commits, replay
 from p2pnet.node.inbox import Inbox
-from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
+from p2pnet.node.links import Links
 from p2pnet.node.proving import MINE, Proving
 from p2pnet.node.proving import PROTOCOL as EVIDENCE
 from p2pnet.node.snapshots import Snapshots
@@ -40,16 +41,7 @@ from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import encode
 from p2pnet.wire.manifest import Manifest
-from p2pnet.wire.round import (
-    Commit,
-    Decision,
-    Proposal,
-    Quorum,
-    Roster,
-    SignedRound,
-    Skip,
-    Vote,
-)
+from p2pnet.wire.round import Decision
 from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
@@ -279,18 +271,11 @@ class Peer:
 
     def judge(self, heard: ev.Heard) -> Verdict:
         """Say what gossip does with a message of a round whose signature is right."""
-        ahead = round_of(heard) - self.rounds.state.round
-        if not -1 <= ahead <= ROUNDS_AHEAD:
-            return Verdict.IGNORE
-        if isinstance(heard.message, Quorum):
-            if ahead != 0:
-                return Verdict.IGNORE  # its electorate is not known here
-            return Verdict.ACCEPT if is_endorsed(heard.message, self.rounds.state) else Verdict.REJECT
-        if ahead == 0 and isinstance(heard.message, Signed) and not is_of_use(heard.message, self.rounds):
-            if self.rounds.witness.contradicts(heard.message):
-                self.inbox.put(heard)  # of use after all: evidence against its author
-            return Verdict.IGNORE  # perhaps of use to others, who know another lineage; but nobody floods us with it
-        return Verdict.ACCEPT
+        verdict = judge(heard, self.rounds)
+        message = heard.message
+        if verdict is Verdict.IGNORE and isinstance(message, Signed) and self.rounds.witness.contradicts(message):
+            self.inbox.put(heard)  # of use after all: evidence against its author
+        return verdict
 
     def snapshot(self) -> dict[str, Any]:
         """What `p2pnet status` shows of the rounds."""
@@ -306,29 +291,3 @@ def restored(ledger: Ledger, round_id: int, fmt: ChunkFormat) -> Restored:
         if merkle.root(merkle.payload_leaves(data, fmt.payload_bytes(CHUNKS_PER_LEAF))) != root:
             raise WireError("exchange-1/R6", f"a part held for round {round_id} has another root")
     return Restored(ledger.slots_of_round(round_id), tuple((one.outcome, one.commits) for one in held))
-
-
-def is_of_use(signed: SignedRound, rounds: Rounds) -> bool:
-    """Tell whether a message of the current round can change anything: identities are free, and so are signatures."""
-    state, held = rounds.state, rounds.round.commits.held
-    match signed.message:
-        case Commit():
-            known = held.get(signed.peer)  # another one of the same peer is worth nothing; the same one came directly
-            return known[0].raw == signed.raw if known else rounds.round.commits.judge(signed) is None
-        case Roster(view=view) | Proposal(view=view):
-            return signed.peer == state.proposer(view)
-        case Vote():
-            return signed.peer in state.electorate
-        case Skip():
-            return signed.peer in rounds.round.awaited | rounds.round.newcomers
-        case _:
-            return signed.peer in held or state.knows(signed.peer)  # reduced, by somebody in the roster
-
-
-def is_endorsed(message: Quorum, state: SwarmState) -> bool:
-    """Tell whether every endorsement of a bundle is a voter's, once, with a right signature."""
-    peers = [each.peer for each in message.endorsements]
-    if peers != sorted(set(peers)) or not set(peers) <= set(state.electorate):
-        return False
-    data = message.vote_bytes()
-    return all(verify(each.peer, data, each.signature) for each in message.endorsements)

@@ -149,7 +149,7 @@ class Ambush:
         place = self._rng.choice([place for place, peer in enumerate(order) if peer != proposer])
         self.victim = simulation.peers[order[place]]
         if self.role is Role.CONTRIBUTOR:
-            self.victim.reach = Reach.PRIVATE
+            self.victim.says_reach = Reach.PRIVATE
         if self.role is Role.BACKUP:
             simulation.peers[order[place - 1]].stuck_round = self.number
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from p2pnet.core import events as ev
@@ -15,6 +13,7 @@ from p2pnet.core.parts import Part
 from p2pnet.core.shares import Volume
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
+from p2pnet.sim.clock import Clock
 from p2pnet.sim.liar import Liar
 from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.signatures import open_message
@@ -31,6 +30,7 @@ class Setting:
     peers: int = 4
     founders: int | None = None  # the first so many; all when None
     leaves: int = 8
+    leaf_bytes: tuple[int, int] = (LEAF_BYTES, 2 * LEAF_BYTES)  # of a payload, of a result
     delay_s: tuple[float, float] = (0.005, 0.05)  # of one message, drawn evenly: later ones may overtake
     loss: float = 0.0  # share of messages lost
     train_s: tuple[float, float] = (0.5, 1.5)
@@ -38,19 +38,17 @@ class Setting:
     policy: Policy = POLICY
 
 
-class Simulation:
+class Simulation(Clock):
     """All peers, one clock, one heap of what is to happen."""
 
     def __init__(self, setting: Setting, seed: int, liars: int = 0) -> None:
         """liars: so many of the founders do what they like, until `repent`."""
+        super().__init__()
         self.setting = setting
         self.seed = seed
         self.rng = random.Random(seed)
-        self.now_s = 0.0
         self.values: dict[int, tuple[bytes, ...]] = {}  # what each round was decided to be, and where it led
         self.lies: set[bytes] = set()  # roots of parts that are not what they are said to be
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = itertools.count()
         self._cut: set[frozenset[PeerId]] = set()
         self._mute: set[tuple[PeerId, PeerId]] = set()  # nothing passes from the first to the second
         self._slow: dict[PeerId, tuple[float, float]] = {}  # seconds more for a message, for a slice or a part
@@ -59,30 +57,18 @@ class Simulation:
         swarm = hashlib.sha256(b"swarm%d" % seed).digest()
         state = SwarmState(
             swarm, setting.policy, 0, hashlib.sha256(b"g" + swarm).digest(), hashlib.sha256(b"b" + swarm).digest(),
-            founders, {}, frozenset(founders), Volume(setting.leaves, LEAF_BYTES, 2 * LEAF_BYTES),
+            founders, {}, frozenset(founders), Volume(setting.leaves, *setting.leaf_bytes),
         )  # fmt: skip
         lying = set(self.rng.sample(founders, liars))
-        self.peers = {peer: (Liar if peer in lying else SimPeer)(self, peer, state) for peer in ids}
+        self.peers = {peer: self._make_peer(peer, state, peer in lying) for peer in ids}
 
-    def at(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Do something later."""
-        heapq.heappush(self._heap, (self.now_s + delay_s, next(self._count), action))
+    def _make_peer(self, peer: PeerId, state: SwarmState, lies: bool) -> SimPeer:
+        return (Liar if lies else SimPeer)(self, peer, state)
 
     def start(self, peers: Iterable[PeerId] | None = None) -> None:
         """Start peers, all by default."""
         for peer in peers if peers is not None else list(self.peers):
             self.peers[peer].start()
-
-    def run(self, until: Callable[[], bool], limit_s: float) -> bool:
-        """Run until something holds or the simulated time is over; tells whether it holds."""
-        end_s = self.now_s + limit_s
-        while not until():
-            if not self._heap or self._heap[0][0] > end_s:
-                self.now_s = end_s
-                return until()
-            self.now_s, _, action = heapq.heappop(self._heap)
-            action()
-        return True
 
     def crash(self, peer: PeerId) -> None:
         """End a process at once: what was not on its disk is gone."""
@@ -90,7 +76,7 @@ class Simulation:
         self.peers[peer].epoch += 1
         for other in self.peers.values():
             if other.alive:
-                self.at(self.setting.detect_s, lambda other=other: self._see_down(other, peer))  # type: ignore[misc]
+                self.at(self.setting.detect_s, self._see_down, other, peer)
         self._break_streams(peer)
 
     def freeze(self, peer: PeerId) -> None:
@@ -138,7 +124,7 @@ class Simulation:
         self._cut |= {frozenset((peer, other)) for other in self.peers if other != peer}
         for other in self.peers.values():
             if other.peer != peer:
-                self.at(self.setting.detect_s, lambda other=other: other.take(ev.PeerDown(peer)))  # type: ignore[misc]
+                self.at(self.setting.detect_s, lambda other=other: other.take(ev.PeerDown(peer)))
 
     def mute(self, sender: PeerId, to: PeerId) -> None:
         """Let nothing pass from one peer to the other; the connection stands, the other way it carries."""
@@ -191,7 +177,7 @@ class Simulation:
             or self.rng.random() < self.setting.loss
         ):
             return
-        self.at(self._delay(sender, to), lambda: self._deliver(sender, to, raw, signed))
+        self.at(self._delay(sender, to), self._deliver, sender, to, raw, signed)
 
     def scatter(self, sender: SimPeer, effect: ev.Scatter, part: Part, to: PeerId) -> None:
         """Carry a slice; the stream waits for the answer."""
@@ -212,7 +198,7 @@ class Simulation:
     def hand_over(self, sender: PeerId, to: PeerId, root: bytes, raw: bytes, number: int) -> None:
         """Carry a reduced part back on the stream its slice came on."""
         if self.rng.random() >= self.setting.loss and self.carries(sender, to):
-            self.at(self._delay(sender, to, is_bulk=True), lambda: self._receive_part(sender, to, root, raw, number))
+            self.at(self._delay(sender, to, is_bulk=True), self._receive_part, sender, to, root, raw, number)
 
     def gather(self, asker: SimPeer, number: int, root: bytes, sources: tuple[PeerId, ...]) -> None:
         """Fetch a part from the first source that has it."""
@@ -278,7 +264,7 @@ class Simulation:
                 for sender in broken:
                     failed = ev.ScatterFailed(number, view, part, holder.peer)
                     if sender != holder.peer:
-                        self.at(self.setting.detect_s, lambda to=sender, failed=failed: self.peers[to].take(failed))  # type: ignore[misc]
+                        self.at(self.setting.detect_s, lambda to=sender, failed=failed: self.peers[to].take(failed))
 
     def _deliver(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
         self.peers[to].take(ev.Heard(sender, open_message(raw, signed)))

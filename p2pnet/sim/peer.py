@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 SERVE_MAX = 16  # decisions sent in answer to one ask
 AUDIT_CATCHES = 0.5  # share of audits of a wrong part that hit a wrong leaf
+REDUCE_S, APPLY_S = 0.02, 0.01
 
 
 @dataclass(slots=True)
@@ -61,7 +62,7 @@ class SimPeer:
         self.fuse: int | None = None  # effects until this process is killed
         self.clock_s = 0.0  # what its monotonic clock shows beyond the simulation's: a node's counts from its boot
         self.disk_is_full = False  # the next write ends the process
-        self.reach = Reach.PUBLIC  # what it says of itself; a private one reduces nothing while enough others can
+        self.says_reach = Reach.PUBLIC  # what it says of itself; a private one reduces nothing while enough others can
         self.stuck_round: int | None = None  # in which it starts to reduce and does not get done
         self.watch: Callable[[SimPeer, ev.Event | ev.Effect, bool], None] | None = None  # before, and once performed
         self.chain = HashChain(hashlib.sha256(b"chain" + peer).digest(), 256)
@@ -73,30 +74,35 @@ class SimPeer:
 
     def start(self) -> None:
         """Start or restart the process from its disk."""
-        simulation, disk = self.simulation, self.disk
-        state = disk.state
-        if state is None:
-            raise ValueError("a peer starts from a state")
+        simulation = self.simulation
         self.alive, self.frozen = True, None
         self.pending.clear()
         self.epoch += 1
-        self.tick_s = -math.inf  # when the next Tick is due; at most one is on its way that is not too late
-        self.trained_s: float | None = None  # with overlap: when what is trained beside the exchange will be done
-        self.memory = set(disk.parts)
         self.exchanges: dict[tuple[int, int], ev.Exchange] = {}
         self.slices: dict[tuple[int, int, int], set[PeerId]] = {}
         self.waiting = {}
-        context = Context(
-            self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain,
-            Pace(), simulation.rng, docket=Docket(one for one, _ in disk.evidence.values()),
-        )  # fmt: skip
-        restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
-        self.rounds = Rounds(context, state, self.now_s, restored)
+        self.rounds = self._restore()
         for other in simulation.peers.values():
             if other is not self and other.alive and simulation.talks(self.peer, other.peer):
                 self.take(ev.PeerUp(other.peer))
                 other.take(ev.PeerUp(self.peer))
         self.take(ev.Tick())
+
+    def _restore(self) -> Rounds:
+        """The round machine, as what is on the disk lets it go on."""
+        simulation, disk = self.simulation, self.disk
+        state = disk.state
+        if state is None:
+            raise ValueError("a peer starts from a state")
+        self.trained_s: float | None = None  # with overlap: when what is trained beside the exchange will be done
+        self.tick_s = -math.inf  # when the next Tick is due; at most one is on its way that is not too late
+        self.memory = set(disk.parts)
+        context = Context(
+            self.peer, lambda data: fake_sign(self.peer, data), fake_verify, self.chain,
+            Pace(), simulation.rng, docket=Docket(one for one, _ in disk.evidence.values()),
+        )  # fmt: skip
+        restored = Restored(disk.slots.get(state.round, {}), disk.held.get(state.round, ()))
+        return Rounds(context, state, self.now_s, restored)
 
     def is_running(self) -> bool:
         """Tell whether the process lives and is not frozen."""
@@ -150,19 +156,26 @@ class SimPeer:
             self.trained_s = self.simulation.now_s + self.simulation.rng.uniform(*setting.train_s)
 
     def _later(self, delay_s: float, event: ev.Event) -> None:
-        epoch = self.epoch
-        self.simulation.at(delay_s, lambda: self.take(event) if self.epoch == epoch else None)
+        self.simulation.at(delay_s, self._take_if_same, self.epoch, event)
+
+    def _take_if_same(self, epoch: int, event: ev.Event) -> None:
+        if self.epoch == epoch:
+            self.take(event)
+
+    def _train(self, effect: ev.Train) -> None:
+        number = effect.round
+        checksum = int.from_bytes(self.disk.theta[:8], "big")
+        self._later(0.0, ev.Started(number, checksum, self.disk.theta if effect.state_wanted else b""))
+        root = hashlib.sha256(self.peer + number.to_bytes(4, "big") + bytes([self.epoch])).digest()
+        simulation = self.simulation
+        train_s = 0.0 if self.trained_s is not None else simulation.rng.uniform(*simulation.setting.train_s)
+        self._later(train_s, ev.Encoded(number, root, 40, True, int(self.says_reach), 0, 0))
 
     def perform(self, effect: ev.Effect) -> None:
         """Do what the machine wants done."""
-        simulation = self.simulation
         match effect:
-            case ev.Train(round=number):
-                checksum = int.from_bytes(self.disk.theta[:8], "big")
-                self._later(0.0, ev.Started(number, checksum, self.disk.theta if effect.state_wanted else b""))
-                root = hashlib.sha256(self.peer + number.to_bytes(4, "big") + bytes([self.epoch])).digest()
-                train_s = 0.0 if self.trained_s is not None else simulation.rng.uniform(*simulation.setting.train_s)
-                self._later(train_s, ev.Encoded(number, root, 40, True, int(self.reach), 0, 0))
+            case ev.Train():
+                self._train(effect)
             case ev.Persist(round=number, slot=slot, raw=raw):
                 before = self.disk.slots.setdefault(number, {}).setdefault(slot, raw)
                 if before != raw:
@@ -174,11 +187,11 @@ class SimPeer:
                 self._decide(effect)
             case ev.Accuse(offence=offence, raw=raw):
                 self.disk.evidence[offence.digest] = offence, raw
-                simulation.accused(self.peer, offence)
-                for peer in simulation.peers:
-                    simulation.carry_evidence(self.peer, peer, raw)
+                self.simulation.accused(self.peer, offence)
+                for peer in self.simulation.peers:
+                    self.simulation.carry_evidence(self.peer, peer, raw)
             case ev.FetchEvidence(digest=digest, sources=sources):
-                simulation.fetch_evidence(self, digest, sources)
+                self.simulation.fetch_evidence(self, digest, sources)
             case ev.Note():
                 self.notes.append(effect)
             case _:
@@ -232,7 +245,15 @@ class SimPeer:
         self.memory.add(root)
         if effect.round == self.stuck_round:
             return
-        self._later(0.02, ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root, root))
+        self._later(
+            self._reduce_s(effect), ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root, root)
+        )
+
+    def _reduce_s(self, effect: ev.Reduce) -> float:  # noqa: ARG002 - it depends on it where machines are played closer
+        return REDUCE_S
+
+    def _apply_s(self, effect: ev.Decide) -> float:  # noqa: ARG002
+        return APPLY_S
 
     def _decide(self, effect: ev.Decide) -> None:
         if not effect.void:
@@ -245,4 +266,4 @@ class SimPeer:
             self.simulation.decided(self.peer, effect.round, (value, effect.after.lineage, self.disk.theta))
             self.simulation.excluded(effect.round, effect.after.excluded)
         beside_s = 0.0 if self.trained_s is None else self.trained_s - self.simulation.now_s
-        self._later(max(0.01, beside_s), ev.Applied(effect.round))
+        self._later(max(self._apply_s(effect), beside_s), ev.Applied(effect.round))

@@ -9,6 +9,7 @@ import trio
 
 from p2pnet.core import events as ev
 from p2pnet.core.gossip import Verdict
+from p2pnet.core.passing import is_of_use
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import P2pnetError
 from p2pnet.identity import PeerId, verify
@@ -16,7 +17,6 @@ from p2pnet.ledger.log import Ledger
 from p2pnet.ledger.reader import LedgerReader
 from p2pnet.node import bridge as br
 from p2pnet.node.history import History, replay, volume_of
-from p2pnet.node.peer import is_of_use
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import (
     Commit,
