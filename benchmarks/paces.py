@@ -85,7 +85,8 @@ def run(bench: Bench, setting: Setting, say: Callable[[str], None] = lambda _tex
     while now_s < setting.horizon_s:
         for index in range(len(setting.steps_s)):
             here = index != setting.late or now_s >= setting.horizon_s / 4
-            if here and index not in runners and not (setting.way == WAYS[3] and setting.steps_s[index] > 1):
+            left_out = setting.way == WAYS[3] and setting.steps_s[index] == max(setting.steps_s)
+            if here and index not in runners and not left_out:
                 runners[index] = Runner(bench, setting, arm, index)
         length_s, plan = _plan(setting, runners, in_last)
         payloads, weights = [], []
