@@ -54,7 +54,10 @@ class Simulation(Clock):
             founders, {}, frozenset(founders),
         )  # fmt: skip
         lying = set(self.rng.sample(founders, liars))
-        self.peers = {peer: (Liar if peer in lying else SimPeer)(self, peer, state) for peer in ids}
+        self.peers = {peer: self._make_peer(peer, state, peer in lying) for peer in ids}
+
+    def _make_peer(self, peer: PeerId, state: SwarmState, lies: bool) -> SimPeer:
+        return (Liar if lies else SimPeer)(self, peer, state)
 
     def start(self, peers: Iterable[PeerId] | None = None) -> None:
         """Start peers, all by default."""

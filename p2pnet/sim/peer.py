@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 SERVE_MAX = 16  # decisions sent in answer to one ask
 AUDIT_CATCHES = 0.5  # share of audits of a wrong part that hit a wrong leaf
+REDUCE_S, APPLY_S = 0.02, 0.01
 
 
 @dataclass(slots=True)
@@ -171,7 +172,13 @@ class SimPeer:
         slices = b"".join(c.message.payload_root for c in exchange.commits if c.peer in effect.senders)
         root = hashlib.sha256(b"part" + effect.part.start.to_bytes(4, "big") + slices).digest()
         self.memory.add(root)
-        self._later(0.02, ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+        self._later(self._reduce_s(effect), ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+
+    def _reduce_s(self, effect: ev.Reduce) -> float:  # noqa: ARG002 - it depends on it where machines are played closer
+        return REDUCE_S
+
+    def _apply_s(self, effect: ev.Decide) -> float:  # noqa: ARG002
+        return APPLY_S
 
     def _decide(self, effect: ev.Decide) -> None:
         if not effect.void:
@@ -182,4 +189,4 @@ class SimPeer:
         if self.honest:
             value = outcome_digest(effect.decision.outcome)
             self.simulation.decided(self.peer, effect.round, (value, effect.after.lineage, self.disk.theta))
-        self._later(0.01, ev.Applied(effect.round))
+        self._later(self._apply_s(effect), ev.Applied(effect.round))
