@@ -32,6 +32,7 @@ from p2pnet.core.events import (
     Tick,
     Train,
 )  # fmt: skip
+from p2pnet.core.exchange import LATE_REDUCE
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import SwarmState
@@ -321,8 +322,11 @@ class Rounds:
         self._resend_s = now_s + self._resend_after_s
         effects: list[Effect] = [Broadcast(raw, True) for raw in own_messages(self.round)]
         up = sorted(self.up)
-        for peer in self.context.rng.sample(up, min(ASKED_AT_ONCE, len(up))):
-            effects += self._ask(peer, now_s)
+        exchange = self.round.exchanges.get(self.round.deciding.view)
+        if exchange is None or now_s >= exchange.start_s + LATE_REDUCE * exchange.timeout_s:
+            # Before, it is bytes that are waited for: an answer would be roster and proposal, 50 kB of what is here.
+            for peer in self.context.rng.sample(up, min(ASKED_AT_ONCE, len(up))):
+                effects += self._ask(peer, now_s)
         return [*effects, *self._stall(quiet_s, now_s)]
 
     def _stall(self, quiet_s: float, now_s: float) -> list[Effect]:
