@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from p2pnet.core.events import Note
+from p2pnet.sim.lines import Tally
 
 if TYPE_CHECKING:
     from p2pnet.sim.internet import Internet
@@ -27,7 +28,9 @@ class RoundRecord:
     view: int = 0  # of the certificate
     void: bool = False
     stalled: int = 0  # members that said so
-    sent_bytes: int = 0  # by everybody until the median member had decided
+    finished: int = 0  # members that decided it, liars too
+    tally: Tally = field(default_factory=Tally)  # of all bytes until the first member had decided
+    gossip: dict[str, int] = field(default_factory=dict)  # and what gossip had done
 
 
 class Chronicle:
@@ -54,46 +57,27 @@ class Chronicle:
 
 
 def summarise(net: Internet) -> dict[str, Any]:
-    """The figures of a run that has ended, as JSON's types; the same for the same seed."""
-    scenario, tally = net.scenario, net.air.tally
+    """The figures of a run that has ended, as JSON's types; the same for the same seed.
+
+    Bytes and times are those after the first round, in which everybody meets everybody; of a single round its own.
+    """
     records = {number: record for number, record in sorted(net.chronicle.rounds.items()) if record.decided_s}
     rows = [_row(number, record, records.get(number - 1)) for number, record in records.items()]
-    sizes = net.sizes
-    peer_rounds = max(1, net.peer_rounds)
-    kinds = {kind: count / peer_rounds for kind, count in sorted(tally.by_kind.items())}
-    payload, result, catch_up = (kinds.get(kind, 0.0) for kind in BULK)
-    control = sum(kinds.values()) - payload - result - catch_up
     steady = [row for row in rows if row["round"] > 0] or rows
-    undecided = sum(not record.decided_s for record in net.chronicle.rounds.values())
+    peers = max(1, len(net.members))
+    first = records[0] if len(rows) > 1 and 0 in records else RoundRecord()
+    before = first.tally
     counts = net.gossip_counts()
+    tally = net.air.tally
     return {
-        "members": scenario.members,
-        "rounds": {
-            "asked": scenario.rounds,
-            "decided": len(rows),
-            "sealed": sum(not row["void"] for row in rows),
-            "void": sum(row["void"] for row in rows),
-            "stalled": sum(record.stalled > 0 for record in net.chronicle.rounds.values()),
-            "undecided": undecided,
-            "later_views": sum(row["view"] > 0 for row in rows),
-        },
+        "members": peers,
+        "rounds": _count_rounds(net, rows),
         "members_in_roster": _mean([row["members"] for row in steady if not row["void"]]),
         "round_s": _spread([row["round_s"] for row in steady]),
         "exchange_s": _spread([row["exchange_s"] for row in steady if row["exchange_s"] is not None]),
-        "bytes_per_peer_and_round": {
-            "payload": payload,
-            "result": result,
-            "catch_up": catch_up,
-            "control": control,
-            "sent": tally.sent / peer_rounds,
-            "received": tally.received / peer_rounds,
-            "by_kind": kinds,
-        },
-        "payload_bytes": sizes.payload_bytes,
-        "result_bytes": sizes.result_bytes,
-        "control_share": control / payload if payload else None,
-        "traffic_ratio": tally.sent / peer_rounds / (2 * sizes.payload_bytes + sizes.result_bytes),
-        "gossip": counts | {"redundancy": 1 + counts["duplicates"] / max(1, counts["delivered"])},
+        **_count_bytes(net, before, sum(record.finished for number, record in records.items() if number or not before.sent)),
+        "start": {kind: count / peers for kind, count in sorted(before.by_kind.items())},
+        "gossip": counts | {"redundancy": _copies(counts, {}), "steady": _copies(counts, first.gossip)},
         "bytes": {"sent": tally.sent, "received": tally.received, "lost": tally.lost, "undelivered": tally.undelivered},
         "dropped_messages": net.dropped,
         "banned": net.banned_count(),
@@ -105,12 +89,46 @@ def summarise(net: Internet) -> dict[str, Any]:
     }
 
 
+def _count_rounds(net: Internet, rows: list[dict[str, Any]]) -> dict[str, int]:
+    records = net.chronicle.rounds.values()
+    return {
+        "asked": net.scenario.rounds,
+        "decided": len(rows),
+        "sealed": sum(not row["void"] for row in rows),
+        "void": sum(row["void"] for row in rows),
+        "stalled": sum(record.stalled > 0 for record in records),
+        "later_views": sum(row["view"] > 0 for row in rows),
+    }
+
+
+def _count_bytes(net: Internet, before: Tally, peer_rounds: int) -> dict[str, Any]:
+    """Bytes of one peer in one round: those since a tally, by all peers that decided rounds since."""
+    tally, sizes, share = net.air.tally, net.sizes, 1 / max(1, peer_rounds)
+    kinds = {kind: share * (count - before.by_kind[kind]) for kind, count in sorted(tally.by_kind.items())}
+    payload, result, catch_up = (kinds.get(kind, 0.0) for kind in BULK)
+    control = sum(kinds.values()) - payload - result - catch_up
+    sent = share * (tally.sent - before.sent)
+    return {
+        "bytes_per_peer_and_round": {
+            "payload": payload,
+            "result": result,
+            "catch_up": catch_up,
+            "control": control,
+            "sent": sent,
+            "received": share * (tally.received - before.received),
+            "by_kind": kinds,
+        },
+        "payload_bytes": sizes.payload_bytes,
+        "result_bytes": sizes.result_bytes,
+        "control_share": control / payload if payload else None,
+        "traffic_ratio": sent / (2 * sizes.payload_bytes + sizes.result_bytes),
+    }
+
+
 def _row(number: int, record: RoundRecord, before: RoundRecord | None) -> dict[str, Any]:
-    """One round; its length is from the median member's start of training to its decision."""
+    """One round; its length is from the median member's last decision, or start, to its decision."""
     decided_s = statistics.median(record.decided_s)
-    began_s = statistics.median(record.began_s) if record.began_s else None
-    if before is not None:
-        began_s = statistics.median(before.decided_s)
+    began_s = statistics.median(before.decided_s if before is not None else record.began_s or [0.0])
     roster_s = min(record.exchange_s, default=None)
     return {
         "round": number,
@@ -118,11 +136,17 @@ def _row(number: int, record: RoundRecord, before: RoundRecord | None) -> dict[s
         "view": record.view,
         "members": record.in_roster,
         "stalled_members": record.stalled,
-        "round_s": decided_s - (began_s or 0.0),
+        "round_s": decided_s - began_s,
         "exchange_s": None if roster_s is None else decided_s - roster_s,
         "last_s": max(record.decided_s) - decided_s,
-        "sent_bytes": record.sent_bytes,
+        "decided_by": record.finished,
     }
+
+
+def _copies(counts: dict[str, int], before: dict[str, int]) -> float:
+    """Copies of each message that reach a member, since a count."""
+    delivered, duplicates = (counts[name] - before.get(name, 0) for name in ("delivered", "duplicates"))
+    return 1 + duplicates / max(1, delivered)
 
 
 def _spread(values: list[float]) -> dict[str, float | None]:

@@ -40,7 +40,6 @@ class Internet(Simulation):
         self.members: dict[PeerId, Member] = {}
         self.chronicle = Chronicle()
         self.dropped = 0  # messages to one member that is no neighbour
-        self.peer_rounds = 0  # rounds decided, by each member that did
         self.is_running = False
         self._links = random.Random(f"links {scenario.seed}")
         self._on_round = on_round
@@ -56,7 +55,8 @@ class Internet(Simulation):
         self.air: Air
         self._classes = self._deal_links()
         super().__init__(setting, scenario.seed, scenario.liars)
-        self.swarm = next(iter(self.members.values())).disk.state.swarm  # type: ignore[union-attr]
+        self._everybody = list(self.members.values())
+        self.swarm = self._everybody[0].disk.state.swarm  # type: ignore[union-attr]
         self.faults = Faults(self)
 
     def play(self) -> dict[str, Any]:
@@ -95,8 +95,8 @@ class Internet(Simulation):
 
     def found(self, asker: Member) -> list[Member]:
         """Whom the DHT would name."""
-        there = [member for member in self.members.values() if member.alive and member is not asker]
-        return self.rng.sample(there, min(FOUND_MAX, len(there)))
+        drawn = self.rng.sample(self._everybody, min(2 * FOUND_MAX, len(self._everybody)))
+        return [member for member in drawn if member.alive and member is not asker][:FOUND_MAX]
 
     def electorate(self) -> tuple[PeerId, ...]:
         """Who votes now, as the member says that is furthest."""
@@ -129,17 +129,16 @@ class Internet(Simulation):
         number = effect.round
         first = number not in self._first
         decision = self._first.setdefault(number, effect.decision)
+        record = self.chronicle.of(number)
+        record.finished += 1
         if member.honest:
-            record = self.chronicle.of(number)
             record.decided_s.append(self.now_s)
             record.void, record.view = effect.void, effect.decision.certificate.view
             record.in_roster = len(effect.decision.commits)
-            self.peer_rounds += 1
             self._waited -= number + 1 == self.scenario.rounds
         if first:
-            began_s = self.chronicle.of(number).began_s
-            self._round_s = self.now_s - began_s[0] if began_s else self._round_s
-            self.chronicle.of(number).sent_bytes = self.air.tally.sent
+            self._round_s = self.now_s - record.began_s[0] if record.began_s else self._round_s
+            record.tally, record.gossip = self.air.tally.copy(), self.gossip_counts()
             self._on_round(number)
         return decision
 

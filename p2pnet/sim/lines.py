@@ -15,7 +15,8 @@ from typing import Any
 
 from p2pnet.sim.clock import Clock
 
-SEGMENT_BYTES = 1 << 16  # 5 ms at 100 Mbit/s: how long a small message waits for bulk
+SEGMENT_S = 0.01  # of a line, at least SEGMENT_BYTES: how long a small message waits for bulk
+SEGMENT_BYTES = 1 << 16
 
 
 class Parcel:
@@ -47,18 +48,20 @@ class Tally:
     undelivered: int = 0  # to who was gone, or beyond a cut
     by_kind: Counter[str] = field(default_factory=Counter)  # handed to the lines, each byte once
 
+    def copy(self) -> Tally:
+        """What it is now."""
+        return Tally(self.sent, self.received, self.lost, self.undelivered, Counter(self.by_kind))
+
 
 class Line:
     """One direction of one peer's link."""
 
     __slots__ = ("_bulk", "_busy", "_clock", "_pass_on", "_small", "bytes_per_s", "carried_bytes", "segment_bytes")
 
-    def __init__(
-        self, clock: Clock, bytes_per_s: float, segment_bytes: int, pass_on: Callable[[Parcel, int], None]
-    ) -> None:
+    def __init__(self, clock: Clock, bytes_per_s: float, pass_on: Callable[[Parcel, int], None]) -> None:
         """pass_on: takes what has passed, a parcel and how many bytes of it."""
         self._clock, self._pass_on = clock, pass_on
-        self.bytes_per_s, self.segment_bytes = bytes_per_s, segment_bytes
+        self.bytes_per_s, self.segment_bytes = bytes_per_s, max(SEGMENT_BYTES, round(SEGMENT_S * bytes_per_s))
         self.carried_bytes = 0
         self._small: deque[tuple[Parcel, int]] = deque()
         self._bulk: deque[tuple[Parcel, int]] = deque()
@@ -106,8 +109,8 @@ class Station:
         self.epoch = 0  # counts the processes that ran here
         self.on = False
         self.side = 0  # of a cut: only equal sides hear each other
-        self.up = Line(air.clock, up_bytes_per_s, air.segment_bytes, air.leave)
-        self.down = Line(air.clock, down_bytes_per_s, air.segment_bytes, air.arrived)
+        self.up = Line(air.clock, up_bytes_per_s, air.leave)
+        self.down = Line(air.clock, down_bytes_per_s, air.arrived)
 
     def reaches(self, other: Station) -> bool:
         """Tell whether what is sent now would arrive."""
@@ -127,9 +130,9 @@ class Station:
 class Air:
     """What lies between the stations: latency, loss, cuts; and the count of all bytes."""
 
-    def __init__(self, clock: Clock, draw: Callable[[], float], segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, clock: Clock, draw: Callable[[], float]) -> None:
         """draw: gives a number from 0 to 1, evenly."""
-        self.clock, self.segment_bytes = clock, segment_bytes
+        self.clock = clock
         self.tally = Tally()
         self._draw = draw
 
