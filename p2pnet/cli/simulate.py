@@ -130,7 +130,8 @@ def merge_scenario(file: Path | None, given: Mapping[str, Any]) -> Scenario:
 
 def describe_scenario(scenario: Scenario) -> dict[str, Any]:
     """Every key of a scenario, as JSON's types."""
-    return dataclasses.asdict(scenario)
+    listed: dict[str, Any] = json_.loads(json_.dumps(dataclasses.asdict(scenario)))  # tuples are lists there
+    return listed
 
 
 def read_base(path: Path) -> dict[str, Any]:
