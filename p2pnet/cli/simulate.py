@@ -39,33 +39,52 @@ SHOWN: Final = (  # what --compare sets side by side: path in the JSON, name, un
 )
 
 
+Config = Annotated[Path | None, typer.Option(metavar="FILE.toml", help="What to play; options below take precedence.")]
+Members = Annotated[int | None, typer.Option("-n", "--members", metavar="N", help="Members. 16 by default.")]
+RoundCount = Annotated[int | None, typer.Option(metavar="N", help="Rounds to decide. 5 by default.")]
+Params = Annotated[str | None, typer.Option(metavar="COUNT", help="Parameters, such as 100M, 1B.")]
+Values = Annotated[int | None, typer.Option(metavar="K", help="Values of 4096 in a payload. 64 by default.")]
+Up = Annotated[str | None, typer.Option(metavar="RATE", help="Each member's uplink, such as 20M. 100M.")]
+Down = Annotated[str | None, typer.Option(metavar="RATE", help="Each member's downlink. 100M.")]
+Latency = Annotated[float | None, typer.Option(metavar="MS", help="From member to member, one way. 50.")]
+Loss = Annotated[float | None, typer.Option(metavar="SHARE", help="Lost on the way, and sent again. 0.")]
+Nat = Annotated[float | None, typer.Option(metavar="SHARE", help="Members that cannot be dialled. 0.")]
+TrainTime = Annotated[float | None, typer.Option(metavar="S", help="What a round's training takes. 30.")]
+Crash = Annotated[float | None, typer.Option(metavar="SHARE", help="Killed per round, back after 10 s.")]
+Freeze = Annotated[float | None, typer.Option(metavar="SHARE", help="Stopped per round, for 30 s.")]
+Churn = Annotated[float | None, typer.Option(metavar="SHARE", help="Leaving per round, back a round later.")]
+Night = Annotated[float | None, typer.Option(metavar="SHARE", help="Voters leaving within an hour.")]
+Partition = Annotated[float | None, typer.Option(metavar="SHARE", help="Cut off once, for a minute.")]
+Liars = Annotated[int | None, typer.Option(metavar="N", help="Voters that say what they like.")]
+Seed = Annotated[int | None, typer.Option(metavar="N", help="Of all that is drawn; the same seed, the same run.")]
+Compare = Annotated[
+    Path | None, typer.Option(metavar="BASE.json", help="Show what differs from an earlier run's --json.")
+]
+
+
 def simulate(
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE.toml", help="What to play; options below take precedence.")
-    ] = None,
-    members: Annotated[int | None, typer.Option("-n", "--members", metavar="N", help="Members. 16 by default.")] = None,
-    rounds: Annotated[int | None, typer.Option(metavar="N", help="Rounds to decide. 5 by default.")] = None,
-    params: Annotated[str | None, typer.Option(metavar="COUNT", help="Parameters, such as 100M, 1B.")] = None,
-    k: Annotated[int | None, typer.Option(metavar="K", help="Values of 4096 in a payload. 64 by default.")] = None,
-    up: Annotated[str | None, typer.Option(metavar="RATE", help="Each member's uplink, such as 20M. 100M.")] = None,
-    down: Annotated[str | None, typer.Option(metavar="RATE", help="Each member's downlink. 100M.")] = None,
-    latency: Annotated[float | None, typer.Option(metavar="MS", help="From member to member, one way. 50.")] = None,
-    loss: Annotated[float | None, typer.Option(metavar="SHARE", help="Lost on the way, and sent again. 0.")] = None,
-    nat: Annotated[float | None, typer.Option(metavar="SHARE", help="Members that cannot be dialled. 0.")] = None,
-    train: Annotated[float | None, typer.Option(metavar="S", help="What a round's training takes. 30.")] = None,
-    crash: Annotated[float | None, typer.Option(metavar="SHARE", help="Killed per round, back after 10 s.")] = None,
-    freeze: Annotated[float | None, typer.Option(metavar="SHARE", help="Stopped per round, for 30 s.")] = None,
-    churn: Annotated[float | None, typer.Option(metavar="SHARE", help="Leaving per round, back a round later.")] = None,
-    night: Annotated[float | None, typer.Option(metavar="SHARE", help="Voters leaving within an hour.")] = None,
-    partition: Annotated[float | None, typer.Option(metavar="SHARE", help="Cut off once, for a minute.")] = None,
-    liars: Annotated[int | None, typer.Option(metavar="N", help="Voters that say what they like.")] = None,
-    seed: Annotated[int | None, typer.Option(metavar="N", help="Of all that is drawn; the same seed, the same run.")] = None,
-    compare: Annotated[
-        Path | None, typer.Option(metavar="BASE.json", help="Show what differs from an earlier run's --json.")
-    ] = None,
+    config: Config = None,
+    members: Members = None,
+    rounds: RoundCount = None,
+    params: Params = None,
+    k: Values = None,
+    up: Up = None,
+    down: Down = None,
+    latency: Latency = None,
+    loss: Loss = None,
+    nat: Nat = None,
+    train: TrainTime = None,
+    crash: Crash = None,
+    freeze: Freeze = None,
+    churn: Churn = None,
+    night: Night = None,
+    partition: Partition = None,
+    liars: Liars = None,
+    seed: Seed = None,
+    compare: Compare = None,
     json: Json = False,
 ) -> None:
-    """Play a swarm on one machine: members, links, faults, liars; see what rounds and bytes come to.
+    r"""Play a swarm on one machine: members, links, faults, liars; see what rounds and bytes come to.
 
     Rounds, gossip and membership are the node's own state machines; links, disks, training and time are played.
     Bytes take time on each member's line up and down; sizes are those that would travel.
@@ -80,13 +99,13 @@ def simulate(
 
     members = 40
     churn = 0.1
-    [\\[links]]
+    [\[links]]
     share = 0.75
     up = "20M"
     down = "100M"
     latency_ms = 60
     nat = 0.5
-    [\\[links]]
+    [\[links]]
     share = 0.25
     up = "1G"
     down = "1G"
@@ -121,7 +140,7 @@ def merge_scenario(file: Path | None, given: Mapping[str, Any]) -> Scenario:
     if file is None:
         return load(Scenario, given, "command line")
     written = load_file(Scenario, file)
-    checked = load(Scenario, {key: value for key, value in given.items()}, "command line")
+    checked = load(Scenario, given, "command line")
     try:
         return dataclasses.replace(written, **{key: getattr(checked, key) for key in given})
     except ValueError as error:  # each is right, both together are not
@@ -193,7 +212,10 @@ def _show(found: Mapping[str, Any]) -> None:
         ("of it to who was away", in_bytes(bytes_["catch_up"])),
         ("of it control", f"{in_bytes(bytes_['control'])}, {_percent(found['control_share'])} of the payload"),
         ("sent to 2 payloads and a result", f"{found['traffic_ratio']:.2f}"),
-        ("copies of a message in gossip", f"{found['gossip']['redundancy']:.2f}, {found['gossip']['steady']:.2f} later"),
+        (
+            "copies of a message in gossip",
+            f"{found['gossip']['redundancy']:.2f}, {found['gossip']['steady']:.2f} later",
+        ),
         ("what went wrong", ", ".join(f"{count} {name}" for name, count in found["faults"].items()) or "nothing"),
         ("what members said", ", ".join(f"{count} {name}" for name, count in found["notes"].items()) or "nothing"),
     ]
@@ -232,8 +254,16 @@ def _at(tree: Mapping[str, Any], path: str) -> float | None:
 def _in_unit(value: float | None, unit: str) -> str:
     if value is None:
         return "-"
-    shown = {"bytes": in_bytes, "span": in_span, "share": _percent, "ratio": "{:.2f}".format, "count": "{:g}".format}
-    return shown[unit](value)  # type: ignore[operator, no-any-return]
+    match unit:
+        case "bytes":
+            return in_bytes(value)
+        case "span":
+            return in_span(value)
+        case "share":
+            return _percent(value)
+        case "ratio":
+            return f"{value:.2f}"
+    return f"{value:g}"
 
 
 def _change(before: float | None, after: float | None) -> str:

@@ -60,7 +60,7 @@ class Rounds:
         self.context = context
         self.state = state
         self.round = Round(context, state, now_s, restored)
-        self.up: set[PeerId] = set()
+        self.up: dict[PeerId, float] = {}  # since when
         self.stalled_s: float | None = None
         self.missing: tuple[PeerId, ...] = ()
         self._down: set[PeerId] = set()
@@ -111,12 +111,12 @@ class Rounds:
             case Heard():
                 return self._hear(event, now_s)
             case PeerUp(peer):
-                self.up.add(peer)
+                self.up[peer] = now_s
                 self._down.discard(peer)
                 self._look_around()
                 return [*self._ask(peer, now_s), *self.round.advance(now_s)]
             case PeerDown(peer):
-                self.up.discard(peer)
+                self.up.pop(peer, None)
                 self._here.discard(peer)
                 self._see_down(peer)
                 self._look_around()
@@ -304,7 +304,13 @@ class Rounds:
         self._answered_s[peer] = now_s
         if ask.round < self.state.round or self.round.decided is not None:
             return [Serve(peer, ask.round)]
-        effects: list[Effect] = [Send(peer, raw, True) for raw in answer_ask(self.round, ask.view)]
+        came_s = self.up.get(peer)
+        if came_s is not None and now_s - came_s < self.round.grace_s:
+            # It asks everybody, and gossip tells it the rest: else each of n peers would send it n commits.
+            raws = own_messages(self.round, ask.view)
+        else:
+            raws = answer_ask(self.round, ask.view)
+        effects: list[Effect] = [Send(peer, raw, True) for raw in raws]
         proof = prepared_quorum(self.round)
         return [*effects, *([Send(peer, encode(proof), False)] if proof else [])]
 

@@ -75,7 +75,9 @@ def summarise(net: Internet) -> dict[str, Any]:
         "members_in_roster": _mean([row["members"] for row in steady if not row["void"]]),
         "round_s": _spread([row["round_s"] for row in steady]),
         "exchange_s": _spread([row["exchange_s"] for row in steady if row["exchange_s"] is not None]),
-        **_count_bytes(net, before, sum(record.finished for number, record in records.items() if number or not before.sent)),
+        **_count_bytes(
+            net, before, sum(record.finished for number, record in records.items() if number or not before.sent)
+        ),
         "start": {kind: count / peers for kind, count in sorted(before.by_kind.items())},
         "gossip": counts | {"redundancy": _copies(counts, {}), "steady": _copies(counts, first.gossip)},
         "bytes": {"sent": tally.sent, "received": tally.received, "lost": tally.lost, "undelivered": tally.undelivered},

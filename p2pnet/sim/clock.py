@@ -1,4 +1,4 @@
-"""The clock of a simulation: what is to happen, in the order of its time; equal times in the order of their planning."""
+"""The clock of a simulation: what is to happen, by its time; equal times in the order in which they were planned."""
 
 from __future__ import annotations
 

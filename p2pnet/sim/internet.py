@@ -43,10 +43,9 @@ class Internet(Simulation):
         self.is_running = False
         self._links = random.Random(f"links {scenario.seed}")
         self._on_round = on_round
-        self._ended: list[Member] = []  # of processes: their gossip's counts
         self._counts = {"delivered": 0, "duplicates": 0, "pushed": 0, "answered": 0, "announced": 0}
         self._first: dict[int, Decision] = {}
-        self._waited = 0  # honest members that run and have not decided every round yet
+        self._waited: set[PeerId] = set()  # honest members that run and have not decided every round yet
         self._round_s = scenario.round_s
         setting = Setting(
             peers=scenario.members, founders=scenario.founders, leaves=self.sizes.leaves, policy=scenario.policy,
@@ -66,8 +65,8 @@ class Internet(Simulation):
             self.at(self.rng.uniform(0, START_S), member.start)
         self.is_running = True
         limit_s = scenario.limit_s or START_S + 10 * scenario.round_s * (scenario.rounds + 1)
-        self._waited = sum(member.honest for member in self.members.values())
-        self.run(lambda: self._waited <= 0, limit_s)
+        self._waited = {peer for peer, member in self.members.items() if member.honest}
+        self.run(lambda: not self._waited, limit_s)
         self.is_running = False
         return summarise(self)
 
@@ -105,19 +104,18 @@ class Internet(Simulation):
 
     def started(self, member: Member) -> None:
         """A process runs."""
-        if member.epoch > 1 and not self._is_done(member):
-            self._waited += member.honest
+        if member.honest and not self._is_done(member):
+            self._waited.add(member.peer)
 
     def began(self, member: Member) -> None:
         """A member takes part; it may have fetched all that was asked for."""
-        state = member.disk.state
-        if member.honest and state is not None and state.round == self.scenario.rounds:
-            self._waited -= 1
+        if self._is_done(member):
+            self._waited.discard(member.peer)
 
     def _is_done(self, member: Member) -> bool:
         return member.disk.state is not None and member.disk.state.round >= self.scenario.rounds
 
-    def training(self, member: Member, number: int) -> None:
+    def training(self, number: int) -> None:
         """A member begins a round."""
         record = self.chronicle.of(number)
         if not record.began_s:
@@ -135,7 +133,8 @@ class Internet(Simulation):
             record.decided_s.append(self.now_s)
             record.void, record.view = effect.void, effect.decision.certificate.view
             record.in_roster = len(effect.decision.commits)
-            self._waited -= number + 1 == self.scenario.rounds
+            if self._is_done(member):
+                self._waited.discard(member.peer)
         if first:
             self._round_s = self.now_s - record.began_s[0] if record.began_s else self._round_s
             record.tally, record.gossip = self.air.tally.copy(), self.gossip_counts()
@@ -181,7 +180,7 @@ class Internet(Simulation):
             extra_s = air.latency_s(source.station, target.station)
         air.send(source.station, target.station, size_bytes, bulk, extra_s, target.do, action, arguments)
 
-    def carry(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
+    def carry(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:  # noqa: ARG002 - seen from the bytes
         """Give one message to one member directly: what a liar does."""
         if sender != to and to in self.members:
             self.members[sender].contacts.send(to, raw)
@@ -227,8 +226,7 @@ class Internet(Simulation):
         member = self.members[peer]
         if not member.alive:
             return
-        if member.honest and not self._is_done(member):
-            self._waited -= 1
+        self._waited.discard(peer)
         self._add_counts(self._counts, member)
         connected = member.contacts.connected
         member.stop()

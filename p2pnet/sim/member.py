@@ -143,7 +143,7 @@ class Member(SimPeer):
 
     def _train(self, effect: ev.Train) -> None:
         scenario, number = self.simulation.scenario, effect.round
-        self.simulation.training(self, number)
+        self.simulation.training(number)
         checksum = int.from_bytes(self.disk.theta[:8], "big")
         self._later(0.0, ev.Started(number, checksum, self.disk.theta if effect.state_wanted else b""))
         train_s = scenario.train_s * self.pace * math.exp(scenario.train_spread * self._rng.gauss(0, 1))

@@ -117,7 +117,6 @@ class SimPeer:
 
     def perform(self, effect: ev.Effect) -> None:
         """Do what the machine wants done."""
-        simulation = self.simulation
         match effect:
             case ev.Train():
                 self._train(effect)

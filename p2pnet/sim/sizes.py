@@ -18,6 +18,7 @@ from p2pnet.wire.gossip import ID_BYTES, Data, Have, Want
 HASH = bytes(32)
 ROUND = 1 << 12  # a number of typical length
 
+
 class Sizes:
     """Sizes for one swarm: so many parameters, this format of payload and result."""
 

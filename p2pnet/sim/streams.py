@@ -64,7 +64,7 @@ class Streams:
         self._exchanges = {key: kept for key, kept in self._exchanges.items() if key[0] >= oldest}
         for table in (self._slices, self._waiting, self._answers):
             for key in [key for key in table if key[0] < oldest]:
-                del table[key]  # type: ignore[attr-defined]
+                del table[key]
 
     def scatter(self, effect: ev.Scatter) -> None:
         """Send my slice of a part to its reducer, and take the result back on the same stream."""
@@ -171,11 +171,11 @@ class Streams:
         """Somebody asks for a reduced part."""
         if self._member.holds(root):
             size = self._net.sizes.output_bytes(part)
-            self._member.send("result", asker, size, asker.streams.take_part, root, self._member.peer)
+            self._member.send("result", asker, size, asker.streams.take_part, root)
         else:
             self._member.send("requests", asker, framed(0), asker.streams.refused, root, self._member.peer)
 
-    def take_part(self, root: bytes, sender: PeerId) -> None:
+    def take_part(self, root: bytes) -> None:
         """A reduced part that was asked for is here."""
         gathering = self._gathering.pop(root, None)
         if gathering is not None:

@@ -24,7 +24,7 @@ from p2pnet.core.rounds import AHEAD_MAX, AHEAD_PER_PEER, ASK_EVERY_S, DECISIONS
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import encode
-from p2pnet.wire.round import Ask, Decision, Phase, Quorum, Vote, outcome_digest
+from p2pnet.wire.round import Ask, Decision, Phase, Quorum, Roster, Vote, outcome_digest
 from tests.core.test_round import certificate
 from tests.core.voters import SWARM, commit, context, genesis, peer, peers, signed
 
@@ -87,6 +87,35 @@ def test_an_ask_of_an_earlier_round_is_served_and_of_this_one_answered() -> None
     assert found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 2.1) == []
     found.handle(Heard(OTHERS[1], void_decision()), 3.0)
     assert Serve(OTHERS[0], 0) in found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 4.0)
+
+
+def test_who_has_just_come_is_told_what_i_signed_and_who_asks_later_what_others_did_too() -> None:
+    found = rounds()
+    found.handle(Encoded(0, b"p" * 32, 40, True, 1, 0, 0), 1.0)
+    found.handle(Heard(OTHERS[1], commit(STATE, OTHERS[1])), 1.0)
+    found.handle(PeerUp(OTHERS[0]), 2.0)
+    own = found.round.commits.held[ME][0].raw
+    told = of(found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 2.1), Send)
+    assert [effect.raw for effect in told] == [own]
+    told = of(found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 2.1 + found.round.grace_s), Send)
+    assert {effect.raw for effect in told} == {own, commit(STATE, OTHERS[1]).raw}
+
+
+def test_who_waits_for_the_bytes_of_an_exchange_asks_only_when_it_is_late() -> None:
+    found = rounds()
+    for other in OTHERS:
+        found.handle(PeerUp(other), 0.0)
+    found.handle(Started(0, 7, b""), 0.0)
+    raws = tuple(commit(STATE, voter).raw for voter in VOTERS)
+    proposer = STATE.proposer(0)
+    found.handle(Heard(OTHERS[0], signed(Roster(SWARM, 0, 0, STATE.lineage, raws), proposer)), 1.0)
+    exchange, asked_s, now_s = found.round.exchanges[0], [], 1.0
+    while now_s < 1.0 + 2 * exchange.timeout_s:
+        now_s += 0.1
+        if any(isinstance(effect, Send) for effect in found.handle(Tick(), now_s)):
+            asked_s.append(now_s)
+    assert asked_s
+    assert min(asked_s) >= 1.0 + exchange.timeout_s
 
 
 def test_a_decision_that_came_early_is_taken_up_in_its_round() -> None:
