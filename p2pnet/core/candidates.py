@@ -104,6 +104,7 @@ class Candidates:
         self.held: set[Root] = set()
         self._again_s = now_s  # not before: parts that nobody gave are asked for again
         self._asked: set[Root] = set()  # on their way
+        self._nowhere: set[Root] = set()  # nobody had them when they were asked for last
 
     def adopt(self, raw: bytes, outcome: Outcome, commits: tuple[Signed[Commit], ...]) -> Candidate:
         """Take an outcome whose shape is right; raises WireError with the rule broken."""
@@ -116,11 +117,17 @@ class Candidates:
         """The bytes of a part are here."""
         self.held.add(root)
         self._asked.discard(root)
+        self._nowhere.discard(root)
 
     def gather_failed(self, root: Root, again_s: float) -> None:
         """Nobody gave the bytes of a part: they are asked for again a little later."""
         self._again_s = again_s
         self._asked.discard(root)
+        self._nowhere.add(root)
+
+    def lost(self, candidate: Candidate) -> bool:
+        """Tell whether a part of this outcome is nowhere: its author and everybody else were asked for it in vain."""
+        return any(signed.message.root in self._nowhere for signed in self.missing(candidate))
 
     def asked(self, gather: Gather) -> Gather:
         """Note that a part is on its way."""

@@ -112,9 +112,11 @@ class RosterExchange:
             return []
         return [self.gather(signed)]
 
-    def gather(self, signed: Signed[Reduced], others: tuple[PeerId, ...] = ()) -> Gather:
-        """Ask for the bytes of a reduced part: its author first, then the others."""
+    def gather(self, signed: Signed[Reduced]) -> Gather:
+        """Ask for the bytes of a reduced part: its author first, then the others, from the next one in the roster on."""
         part = self.parts[signed.message.part]
+        place = self.peers.index(self.me) if self.me in self.peers else 0
+        others = self.peers[place:] + self.peers[:place]
         sources = (signed.peer, *(peer for peer in others if peer not in (signed.peer, self.me)))
         return Gather(self.round, signed.message.root, part, sources)
 

@@ -57,6 +57,12 @@ def focus(round_: Round) -> Candidate | None:
     return round_.candidates.found.get(proposed.value) if proposed else None
 
 
+def out_of_reach(round_: Round) -> bool:
+    """Tell whether what is proposed went down with a reducer that had told its digest and not yet given the bytes."""
+    candidate = focus(round_)
+    return candidate is not None and not candidate.checked and round_.candidates.lost(candidate)
+
+
 def expected(round_: Round, candidate: Candidate, now_s: float) -> tuple[set[Root], float]:
     """The parts that will come on the streams that took my slices, and until when they are left to come."""
     exchange = round_.exchanges.get(candidate.outcome.view)

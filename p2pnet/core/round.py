@@ -23,7 +23,7 @@ from p2pnet.core.events import (
     Started,
 )  # fmt: skip
 from p2pnet.core.exchange import LATE_PROPOSAL, RosterExchange
-from p2pnet.core.judging import deadlines_s, judge
+from p2pnet.core.judging import deadlines_s, judge, out_of_reach
 from p2pnet.core.leading import lead, void_due_s
 from p2pnet.core.parts import assign_parts
 from p2pnet.core.restoring import restore
@@ -362,7 +362,7 @@ class Round:
         proposed = self.deciding.view in self.proposals
         gone = self.state.proposer(self.deciding.view) in self.down
         patience_s = self.grace_s * self.deciding.growth()
-        if gone and not proposed:
+        if (gone and not proposed) or out_of_reach(self):
             return start_s + patience_s / 4
         if exchange is not None:
             return exchange.start_s + LATE_PROPOSAL * exchange.timeout_s

@@ -103,7 +103,7 @@ class Internet(Simulation):
         return max(states, key=lambda state: state.round).electorate
 
     def started(self, member: Member) -> None:
-        """A process runs."""
+        """A process runs: it is waited for, until it has decided all rounds or falls out."""
         if member.honest and not self._is_done(member):
             self._waited.add(member.peer)
 
@@ -237,11 +237,14 @@ class Internet(Simulation):
         """Stop a process that others still hold for alive."""
         member = self.members[peer]
         member.held = member.held or []
+        self._waited.discard(peer)
 
     def thaw(self, peer: PeerId) -> None:
         """Let a frozen process go on: all that came meanwhile comes at once."""
         member = self.members[peer]
         held, member.held = member.held or [], None
+        if member.alive:
+            self.started(member)
         for action, arguments in held:
             member.do(action, arguments)
 

@@ -87,6 +87,16 @@ def test_what_is_missing_is_asked_for_once_and_again_after_a_failure() -> None:
     assert len(found.gather(candidate, [], (), 2.0)) == 1
 
 
+def test_a_part_that_nobody_has_is_lost_until_somebody_gives_it() -> None:
+    found = candidates()
+    candidate = found.adopt(encode(OUTCOME), OUTCOME, COMMITS)
+    assert not found.lost(candidate)
+    found.gather_failed(candidate.roots[0], 2.0)
+    assert found.lost(candidate)
+    found.hold(candidate.roots[0])
+    assert not found.lost(candidate)
+
+
 def test_what_comes_on_a_stream_of_ours_is_not_fetched_twice() -> None:
     found = candidates()
     candidate = found.adopt(encode(OUTCOME), OUTCOME, COMMITS)

@@ -14,9 +14,11 @@ from p2pnet.core.events import (
     Effect,
     Encoded,
     Exchange,
+    GatherFailed,
     Hold,
     Note,
     Persist,
+    ScatterFailed,
     Send,
     Skipped,
     Started,
@@ -28,6 +30,7 @@ from p2pnet.identity import PeerId
 from p2pnet.sim.signatures import fake_sign, fake_verify
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import (
+    SIGNED,
     Commit,
     Decision,
     Endorsement,
@@ -41,7 +44,8 @@ from p2pnet.wire.round import (
     outcome_digest,
     slot_of,
 )  # fmt: skip
-from tests.core.voters import commit, context, genesis, peer, peers, round_of, signed
+from p2pnet.wire.signing import open_signed
+from tests.core.voters import SWARM, commit, context, genesis, peer, peers, round_of, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
@@ -168,6 +172,29 @@ def test_a_view_without_a_proposal_is_given_up_with_nil_told_to_all() -> None:
     effects = round_.advance(due_s + 10.0)
     votes = [effect for effect in effects if isinstance(effect, Broadcast)]
     assert len(votes) == 1
+    assert round_.deciding.step == 1
+
+
+def test_a_result_whose_bytes_went_down_with_their_reducer_is_given_up_at_once() -> None:
+    proposer = STATE.proposer(0)
+    round_ = committed(next(voter for voter in VOTERS if voter != proposer))
+    roster(round_)
+    exchange = round_.exchanges[0]
+    commits = tuple(each for each, _ in (round_.commits.held[voter] for voter in VOTERS))
+    inputs = (257,) * len(VOTERS)
+    raws = tuple(
+        signed(Reduced(SWARM, 0, 0, part.index, exchange.digest, inputs, bytes([part.index]) * 32), part.reducer).raw
+        for part in exchange.parts
+    )
+    outcome = encode(STATE.outcome(exchange.digest, 0, raws, commits, b""))
+    round_.proposal(signed(Proposal(SWARM, 0, 0, 0, outcome), proposer), 3.1)
+    assert of(round_.advance(4.0), Broadcast) == []
+    for part in exchange.parts:
+        round_.scatter_failed(ScatterFailed(0, 0, part.index, part.reducer), 4.0)
+    for part in exchange.parts:
+        round_.gather_failed(GatherFailed(0, bytes([part.index]) * 32), 5.0)
+    told = [open_signed(SIGNED, effect.raw, fake_verify) for effect in of(round_.advance(5.1), Broadcast)]
+    assert [vote.message.value for vote in told if isinstance(vote.message, Vote)] == [b""]
     assert round_.deciding.step == 1
 
 
