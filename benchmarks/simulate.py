@@ -25,7 +25,7 @@ RESULTS = Path(__file__).parent / "results"
 CONTROL_TARGET = 0.01  # of the payload
 TRAFFIC_TARGET = 1.3  # times two payloads and a result
 CHURN = 0.1
-CHURN_MAX = 32  # members; more take an hour
+CHURN_MAX = 32  # members; 64 of them take ten minutes
 
 
 def main() -> None:

@@ -84,7 +84,7 @@ def simulate(
     compare: Compare = None,
     json: Json = False,
 ) -> None:
-    r"""Play a swarm on one machine: members, links, faults, liars; see what rounds and bytes come to.
+    """Play a swarm on one machine: members, links, faults, liars; see what rounds and bytes come to.
 
     Rounds, gossip and membership are the node's own state machines; links, disks, training and time are played.
     Bytes take time on each member's line up and down; sizes are those that would travel.
@@ -97,19 +97,8 @@ def simulate(
 
     A world.toml has the same keys as `--json` shows under "scenario", and links of several kinds:
 
-    members = 40
     churn = 0.1
-    [\[links]]
-    share = 0.75
-    up = "20M"
-    down = "100M"
-    latency_ms = 60
-    nat = 0.5
-    [\[links]]
-    share = 0.25
-    up = "1G"
-    down = "1G"
-    latency_ms = 20
+    links = [{share = 0.7, up = "20M", nat = 0.5}, {share = 0.3, up = "1G", down = "1G"}]
 
     sealed: decided with a result. void: decided without one. stalled: a member said that nothing moved.
     control: all bytes but payloads, results and what is sent to who was away.

@@ -113,7 +113,7 @@ class RosterExchange:
         return [self.gather(signed)]
 
     def gather(self, signed: Signed[Reduced]) -> Gather:
-        """Ask for the bytes of a reduced part: its author first, then the others, from the next one in the roster on."""
+        """Ask for the bytes of a reduced part: its author first, then the others, from my place in the roster on."""
         part = self.parts[signed.message.part]
         place = self.peers.index(self.me) if self.me in self.peers else 0
         others = self.peers[place:] + self.peers[:place]
