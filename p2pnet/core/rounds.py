@@ -6,7 +6,7 @@ Contract: protocols/round-1.md.
 
 from __future__ import annotations
 
-from p2pnet.core.answers import answer_ask, own_messages, prepared_quorum
+from p2pnet.core.answers import answer_ask, own_messages
 from p2pnet.core.events import (
     Accuse,
     Applied,
@@ -347,14 +347,7 @@ class Rounds:
         if ask.round < self.state.round or self.round.decided is not None:
             return [Serve(peer, ask.round)]
         came_s = self.up.get(peer)
-        if came_s is not None and now_s - came_s < self.round.grace_s:
-            # It asks everybody, and gossip tells it the rest: else each of n peers would send it n commits.
-            raws = own_messages(self.round, ask.view)
-        else:
-            raws = answer_ask(self.round, ask.view)
-        effects: list[Effect] = [Send(peer, raw, True) for raw in raws]
-        proof = prepared_quorum(self.round)
-        return [*effects, *([Send(peer, encode(proof), False)] if proof else [])]
+        return answer_ask(self.round, peer, ask.view, came_s is not None and now_s - came_s < self.round.grace_s)
 
     def _watch(self, now_s: float) -> list[Effect]:
         """When nothing moves: send my votes again, ask around, and say who is missing."""
