@@ -236,9 +236,9 @@ class Scene:
 def run_once(scene: Scene, row: Row) -> dict[str, Any]:
     """Bring the fault once; returns what the others saw of it."""
     if not row.role:
-        first = scene.settle()
+        first = scene.settle() + 1
         return judge(scene, row, scene.peers, [], first, first)
-    begin = scene.settle()
+    begin = scene.settle() + 1  # the first round of a swarm has none before it
     normal_s = statistics.median(
         length_s for number in range(begin, begin + NORMAL) if (length_s := scene.length_s(number, scene.peers))
     )
