@@ -7,6 +7,7 @@ the comments are those of algorithm 1. Contract: protocols/round-1.md, section D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ class Deciding:
         self._votes: dict[tuple[int, Phase], dict[bytes, dict[PeerId, bytes]]] = {}  # value -> voter -> signature
         self._voted: dict[tuple[int, Phase], set[PeerId]] = {}
         self._latest: dict[PeerId, int] = {}  # the latest view each voter was heard in, however far ahead
-        self._leap_s = 0.0  # no far leap before
+        self._leap_s = -math.inf  # no far leap before
         self._decided: tuple[int, bytes] | None = None  # more than 2/3 sealed it
         self._announced: set[tuple[int, bytes]] = set()  # Prepared quorums already reported
 

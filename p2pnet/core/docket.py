@@ -5,6 +5,7 @@ Contract: protocols/evidence-1.md, R20 to R23, and protocols/round-1.md, R47 and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 from p2pnet.core.events import Effect, FetchEvidence
@@ -25,7 +26,7 @@ class Docket:
         self.held: dict[bytes, Offence] = {offence.digest: offence for offence in held}  # by digest
         self._worthless: set[bytes] = set()  # digests of bytes that prove nothing
         self._asked: set[bytes] = set()  # on their way
-        self._again_s = 0.0
+        self._again_s = -math.inf
 
     def wants(self, offence: Offence, state: SwarmState) -> bool:
         """Tell whether this evidence is to be kept: the first against a member, or one that an outcome names."""

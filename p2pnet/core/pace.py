@@ -20,6 +20,7 @@ ROUND_TRIPS = 8  # in a row: roster, stream, slow start of TCP, slice, digest, r
 TOOK_KEPT = 0.7  # of the time that the last exchanges took, from round to round
 BACK_OFF = 2.0  # when more than a third was missing at the deadline: then it is the deadline that is wrong
 BACK_OFF_MAX = 16.0
+VIEWS_MAX = 16  # that double a time-out: by then it is the longest
 ROUND_TRIP_MAX_S = 0.5  # of one; who answers later does not make all others wait
 ROUND_TRIP_GROWTH = 1.25  # a busy moment makes a peer look further away by so much at most
 PEERS_MAX = 1024  # whose round trips are kept
@@ -40,10 +41,12 @@ class Pace:
         volume: Volume,
         commits: Sequence[Signed[Commit]],
         parts: Sequence[Part],
+        view: int = 0,
     ) -> float:
-        """The time-out of an exchange in view 0, seconds: at least grace, at most `longest_s` and the round trips.
+        """The time-out of an exchange, seconds: at least grace, at most `longest_s` and the round trips.
 
-        `longest_s` as long as this peer has seen no exchange through: rates say nothing of busy machines.
+        `longest_s` as long as this peer has seen no exchange through: rates say nothing of busy machines. From view to
+        view twice as long, so that peers which saw different things soon come to the same, and wait for each other.
         """
         longest_s = self.longest_s(grace_s, volume)
         if self._took_s is None:
@@ -51,7 +54,8 @@ class Pace:
         expected_s = max(self._took_s, predict_s(volume, commits, parts))
         farthest_s = max((self._round_trips_s.get(commit.peer, 0.0) for commit in commits), default=0.0)
         latency_s = ROUND_TRIPS * min(farthest_s, ROUND_TRIP_MAX_S)
-        return min(longest_s + latency_s, self._back_off * max(grace_s, SAFETY * expected_s + latency_s))
+        adapted_s = self._back_off * max(grace_s, SAFETY * expected_s + latency_s)
+        return min(longest_s + latency_s, adapted_s * 2.0 ** min(view, VIEWS_MAX))
 
     def longest_s(self, grace_s: float, volume: Volume) -> float:
         """The longest time-out but for round trips: grace, and what the bytes take on a slow link."""
@@ -59,7 +63,7 @@ class Pace:
 
     def arrived(self, after_s: float) -> None:
         """A slice or a result came so long after the roster."""
-        self._took_s = max(self._took_s or 0.0, after_s)
+        self._took_s = max(self._took_s or 0.0, round(after_s, 6))  # clocks that count from elsewhere round otherwise
 
     def missed(self, missing: int, wanted: int) -> None:
         """At the deadline of an exchange so much was missing. Few are dead or lie, when many are late they are slow."""

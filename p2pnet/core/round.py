@@ -323,7 +323,7 @@ class Round:
             self.commits.add(commit, now_s)
         weights = tuple(self.state.weight(commit.message) for commit in commits)
         parts = self.state.parts(commits, view)
-        timeout_s = self.context.pace.timeout_s(self.grace_s, self.state.volume, commits, parts)
+        timeout_s = self.context.pace.timeout_s(self.grace_s, self.state.volume, commits, parts, view)
         timeout_s *= self.deciding.growth()
         exchange = RosterExchange(self.context.me, signed, commits, parts, weights, timeout_s, now_s)
         self.exchanges[view] = exchange

@@ -137,3 +137,12 @@ def test_round_trips_are_kept_of_so_many_peers() -> None:
     for number in range(PEERS_MAX + 10):
         pace.answered(PeerId(number.to_bytes(32, "big")), 1.0)
     assert len(pace._round_trips_s) == PEERS_MAX
+
+
+def test_from_view_to_view_peers_that_saw_different_things_come_to_the_same_time_out() -> None:
+    swarm = Swarm(MEGABYTES_100, *[1_000_000] * 4)
+    longest_s = Pace().longest_s(0.5, swarm.volume)
+    fast, fresh = seen(0.1), Pace()
+    times_s = [fast.timeout_s(0.5, swarm.volume, swarm.commits, swarm.parts, view) for view in range(20)]
+    assert times_s[0] < times_s[1] == min(longest_s, 2 * times_s[0])
+    assert times_s[-1] == fresh.timeout_s(0.5, swarm.volume, swarm.commits, swarm.parts, 19) == longest_s

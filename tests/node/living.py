@@ -176,13 +176,13 @@ class Living:
         self.said.append((kind, fields))
 
 
-async def agree(*members: Living) -> set[int]:
-    """All have the same parameters after each round that they all saw, one at least; returns those rounds."""
+async def agree(*members: Living, at_least: int = 1) -> set[int]:
+    """All have the same parameters after each round that they all saw, so many at least; returns those rounds."""
     common: set[int] = set()
 
     def is_there() -> bool:  # a thread reports a round a little before or after the others'
         common.update(set.intersection(*(set(member.states) for member in members)))
-        return bool(common)
+        return len(common) >= at_least
 
     await until(is_there, WAIT_S)
     assert all(len({member.states[number] for member in members}) == 1 for number in common)

@@ -38,7 +38,7 @@ async def test_a_late_joiner_starts_from_a_members_state_and_contributes_within_
         assert start >= 3 * EVERY
         assert late.credited()[0] <= start + 2
         await late.reach(start + 4)
-        assert len(await agree(late, *founders)) >= 3
+        await agree(late, *founders, at_least=3)
         texts = late.texts()
         assert any(text.startswith("state before round ") and text.endswith(" bytes") for text in texts)
         assert not any(text.startswith("catching up: round 1 of") for text in texts)
