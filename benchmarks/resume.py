@@ -129,7 +129,7 @@ def train(link: str, folder: Path, tell: Callable[[str, dict[str, Any]], None], 
                 optimizer.zero_grad()
                 if report := swarm.step(loss, samples=4):
                     state = swarm.state_sha256()
-                    tell("report", {"round": report.round, "credited": report.credited, "state": state})
+                    tell("report", {"round": swarm.round - 1, "credited": report.credited, "state": state})
     except P2pnetError:
         if stop is None or not stop.is_set:
             raise

@@ -152,6 +152,7 @@ class Training:
         8  # H; 4 learns best, measured (README); 8 is a guess between that and waiting
     )
     window_s: Annotated[float, Range(0.1, 86_400.0), Step(3)] = 600.0  # a round trains no longer; guess
+    by_window: bool = False  # True: it trains for all of that, as many steps as fit; h_steps is then the usual number
     overlap: bool = False  # exchange beside the next round's training: no waiting, updates count a round later
     inner: AdamW | Muon = field(default_factory=Muon)  # measured: 9 % under AdamW's loss after 600 steps, data-parallel
 
@@ -197,6 +198,7 @@ class Policy:
     grace_s: Annotated[float, Range(0.05, 600.0), Step(3)] = 2.0  # added to every deadline; guess
     stall_s: Annotated[float, Range(0.5, 3600.0), Step(3)] = 10.0  # no progress for so long: it says so; guess
     snapshot_rounds: Annotated[int, Range(1, 2**20)] = 20  # guess
+    exclude_rounds: Annotated[int, Range(1, 2**20)] = 1000  # who was proved to lie takes no part for so long; guess
 
 
 @dataclass(frozen=True, slots=True)

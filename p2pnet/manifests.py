@@ -123,4 +123,6 @@ def _policy(config: SwarmConfig) -> Policy:
         reducers_min=policy.reducers_min,
         snapshot_rounds=policy.snapshot_rounds,
         overlap=int(training.overlap),
+        by_window=int(training.by_window),
+        exclude_rounds=policy.exclude_rounds,
     )

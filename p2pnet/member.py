@@ -193,7 +193,7 @@ class Member:
             with self._own_step():
                 loss = work.task.loss(batch)
                 loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation here
-                work.optimizer.step(swarm.round * h_steps + swarm.round_step)
+                work.optimizer.step(swarm.round * h_steps + min(swarm.round_step, h_steps - 1))
             self._done["steps"] += 1
             report = swarm.step(loss, work.batch_size)
             if report is None:
@@ -308,7 +308,7 @@ class Member:
                 "wire_bytes_down": status["wire_bytes_down"],
                 "content_bytes_up": status["wire_bytes"].get(CONTENT, (0, 0))[0],
                 "seen": len(status["connected"]) + 1,
-                "credited": False,
+                "credited": fields["mine"],
                 "steps": 0,
                 "tokens": 0,
                 "tokens_per_s": 0.0,

@@ -137,7 +137,8 @@ class Swarm:
     def step(self, loss: Tensor | float, samples: int) -> Report | None:
         """Count one inner step; at the end of a round exchange with the others, and return the round's report.
 
-        Call it after each `optimizer.step()`: that is an inner step, however many backward passes went into it.
+        Call it after each `optimizer.step()`: that is an inner step, however many backward passes went into it. A round
+        has `h_steps` of them, or as many as fit into its window; with `by_window` as many as fit, be it more.
         loss: of this step, for the record, (); not read before the round's end, so that no device is waited for.
         samples: this process trained on in this step, all backward passes together.   Cheap within a round. At its end
         it waits for the round's decision, after which the model's parameters are the swarm's. In a swarm with overlap
@@ -155,7 +156,7 @@ class Swarm:
 
     @property
     def round(self) -> int:
-        """The round that is being trained."""
+        """The round that is being trained; several beyond the last report, where this peer had to catch up."""
         return self._training.round
 
     @property

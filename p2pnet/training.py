@@ -22,6 +22,7 @@ from p2pnet.relay import Relay
 from p2pnet.train.assignment import Assignment
 from p2pnet.train.learner import Learner
 from p2pnet.train.moments import Moments
+from p2pnet.train.pace import Pace
 from p2pnet.train.ranks import Ranks
 from p2pnet.train.savefile import SaveFile
 from p2pnet.wire.manifest import Manifest
@@ -82,6 +83,7 @@ class Training:
         self._format = ChunkFormat(manifest.codec.k, manifest.codec.value_bits)
         self._flying: Trained | None = None  # with overlap: the round that is exchanged while the next one is trained
         self._landed: br.Outcome | None = None  # and what was decided about it
+        self._pace, self._missed = Pace(), 0  # samples of rounds that went on without them: they wait in e
         self.decided, samples = file.load(initial)  # samples: of an update that is pending
         self._pending = Trained(math.nan, samples, 0, 0.0, assigned=False)
         relay.tell(br.Attached(learner.chunks, self.decided))
@@ -107,9 +109,10 @@ class Training:
         self._steps += 1
         self._samples += samples
         self._losses.append(loss.detach() if isinstance(loss, Tensor) else loss)
-        policy = self._manifest.policy
-        over = self._steps >= policy.h_steps or time.monotonic() - self._began_s >= policy.window_ms / 1000
-        early, over = self._relay.poll(over)
+        now_s, policy = time.monotonic(), self._manifest.policy
+        self._pace.step(now_s)
+        has_all = self._steps >= policy.h_steps and not policy.by_window
+        early, over = self._relay.poll(has_all or not self._pace.fits(now_s))
         if isinstance(early, br.Outcome):
             if self._flying is None:
                 return self._exchange(early)
@@ -155,8 +158,10 @@ class Training:
             self.torn = False
             self._skip(self._task.round_id, error)
         else:
+            self._missed = trained.samples if decided else 0
             if decided is None:
                 self._submit(trained)
+                self._pace.encoded(time.monotonic() - ended_s)
                 if self._manifest.policy.overlap:
                     self._fly(trained)
                     return None
@@ -175,6 +180,7 @@ class Training:
         # The round's own beacon is not known yet; the one before it is, and has drawn the samples of one round already.
         self._beacon, self._assigned = hashlib.sha256(OVERLAP_TAG + self._task.beacon).digest(), True
         self._clear()
+        self._pace.begin(self._began_s, self._began_s + self._manifest.policy.window_ms / 1000)
         if self._file.is_due(self.decided):
             self._file.save(self.decided, trained.samples)
 
@@ -225,15 +231,9 @@ class Training:
 
     def _report(self, outcome: br.Outcome, trained: Trained, ended_s: float) -> Report:
         report = Report(
-            outcome.round_id,
-            outcome.void,
-            outcome.named is not None,
-            trained.loss,
-            trained.steps,
-            trained.train_s,
-            time.monotonic() - ended_s,
-            outcome.lineage.hex(),
-        )
+            outcome.round_id, outcome.void, outcome.named is not None, trained.loss, trained.steps, trained.train_s,
+            time.monotonic() - ended_s, outcome.lineage.hex(),
+        )  # fmt: skip
         self.reports.append(report)
         return report
 
@@ -258,6 +258,8 @@ class Training:
         while True:
             item = self._relay.wait()
             if isinstance(item, br.Outcome):
+                if self._ranks.agree(int(self._learner.pending)) and self._pending.steps and item.named is None:
+                    self._missed = self._pending.samples  # it was trained beside an exchange, and came too late
                 self._apply(item, math.nan)
                 continue
             if isinstance(item, br.Snapshot):
@@ -269,15 +271,33 @@ class Training:
             self._task, self._beacon = item, item.beacon
             # With overlap only the first round is trained from where all others stand, too, without one in exchange.
             self._assigned = not self._manifest.policy.overlap or item.round_id == 0
+            self._pace.begin(self._began_s, item.end_s)
             state = self._keep_state() if item.state_wanted else b""
             self._relay.tell(br.Began(item.round_id, self._learner.checksum(), state))
-            if not self._ranks.agree(int(self._learner.pending)):
+            if not self._has_update():
                 return
-            self._submit(self._pending)  # trained beside the last exchange; or stopped in mid-exchange: the same again
+            self._submit(self._pending)
             if self._manifest.policy.overlap:
                 self._fly(self._pending)
                 return
             self._samples = self._pending.samples
+
+    def _has_update(self) -> bool:
+        """Tell whether this round has its update before it is trained.
+
+        It was trained beside the last exchange; or this process was stopped in mid-exchange and is committed to what it
+        had. Or it was training when a round went on, and would be late again and never be heard: only with room for a
+        step in the window what it owes goes with what it trains now.
+        """
+        has_time = self._manifest.policy.by_window and self._pace.fits(time.monotonic())
+        if self._ranks.agree(int(self._learner.pending)):
+            return True
+        if not self._missed or not self._ranks.agree(int(self._ranks.first and not has_time)):
+            return False
+        with self._changing():
+            self._learner.encode(1, 1)  # nothing is new: a = beta * e
+        self._pending, self._missed = Trained(math.nan, self._missed, 0, 0.0, assigned=False), 0
+        return True
 
     def _take_snapshot(self, item: br.Snapshot) -> None:
         """Go on from a state of the swarm that a member gave, or say why not."""
@@ -295,7 +315,7 @@ class Training:
     def _clear(self) -> None:
         self._steps = self._samples = 0
         self._losses: list[Tensor | float] = []
-        self._began_s = time.monotonic()
+        self._began_s: float = time.monotonic()
 
     def _sum_up(self) -> Trained:
         """What was trained since the round began, of all ranks: the mean loss, nan when there was no step."""

@@ -24,7 +24,7 @@ PAGES = sorted(page for page in (ROOT / "protocols").glob("*.md") if page.stem !
 MODULE_LINES_MAX = 400
 FUNCTION_LINES_MAX = 60
 BROAD_EXCEPT_ALLOWED = {"p2pnet/node/runner.py"}  # the node's supervisor, which logs
-PAGE_LINES_MAX = 320  # round-1 has eleven messages, and a table for each
+PAGE_LINES_MAX = 340  # round-1 has twelve messages, and a table for each
 PURE = {"wire", "core", "numerics"}
 
 

@@ -37,7 +37,9 @@ def test_the_settings_become_whole_numbers_and_none_of_them_changes_on_the_way()
     policy = manifest.policy
     assert (policy.window_ms, policy.grace_ms, policy.stall_ms) == (1250, 50, 3001)
     assert (policy.alpha_ppm, policy.beta_ppm) == (1_100_000, 123_456)
-    assert (policy.h_steps, policy.round_samples, policy.overlap) == (7, 21, 0)
+    assert (policy.h_steps, policy.round_samples, policy.overlap, policy.by_window) == (7, 21, 0, 0)
+    timed = replace(CONFIG, training=replace(CONFIG.training, by_window=True))
+    assert make_manifest(timed, TABLE, INITIAL, ALICE, NOW_UNIX_S).message.policy == replace(policy, by_window=1)
     assert manifest.codec == WireCodec(64, 192, 32, 1, 0)
     assert read_task(manifest.task, manifest.task_options) == replace(CONFIG.task, text=None)  # type: ignore[type-var]
     assert read_inner(manifest.inner, manifest.inner_options) == CONFIG.training.inner

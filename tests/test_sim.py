@@ -1,5 +1,8 @@
 """Whole swarms in seeded schedules of faults: nothing is ever decided twice, and rounds go on when a quorum is back.
 
+Nor does anybody honest ever sign two things for one slot, whatever kills it, and nobody honest is ever excluded: the
+simulation itself looks whenever evidence is kept or a round excludes, and `Watched` at whatever is sent.
+
 P2PNET_SIM_RUNS=10000 pytest tests/test_sim.py     more schedules
 P2PNET_SEED=7 pytest tests/test_sim.py -k mixed    one of them
 """
@@ -14,12 +17,46 @@ from dataclasses import replace
 
 import pytest
 
+from p2pnet.core.state import SwarmState
+from p2pnet.identity import PeerId
 from p2pnet.sim import POLICY, Setting, Simulation
+from p2pnet.sim.signatures import open_message
+from p2pnet.wire.round import Commit, Decision, slot_of
+from p2pnet.wire.signing import Signed
 
 RUNS = int(os.environ.get("P2PNET_SIM_RUNS", "300"))
 SEED = os.environ.get("P2PNET_SEED")
 ELECTORATES = (1, 2, 3, 4, 7, 10)
 BATCH = 50
+
+
+class Watched(Simulation):
+    """A simulation that looks at every message which leaves an honest peer."""
+
+    def __init__(self, setting: Setting, seed: int, liars: int = 0) -> None:
+        self.said: dict[tuple[PeerId, bytes], bytes] = {}  # by author and slot
+        super().__init__(setting, seed, liars)
+
+    def carry(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
+        if signed:
+            message = open_message(raw, True)
+            assert isinstance(message, Signed)
+            author = self.peers.get(message.peer)
+            slot = slot_of(message.message)
+            if author is not None and author.honest:
+                said = self.said.setdefault((author.peer, slot), message.body)
+                assert said == message.body, f"{author.peer[:2].hex()} said two things for slot {slot.hex()}"
+        super().carry(sender, to, raw, signed)
+
+
+def convicted(simulation: Simulation) -> set[PeerId]:
+    """Whom the evidence on honest disks is against."""
+    disks = [peer.disk for peer in simulation.peers.values() if peer.honest]
+    return {offence.peer for disk in disks for offence, _ in disk.evidence.values()}
+
+
+def commits_of(decision: Decision) -> list[Signed[Commit]]:
+    return [open_message(raw, True) for raw in decision.commits]  # type: ignore[misc]
 
 
 def schedules(share: float) -> list[range]:
@@ -82,19 +119,20 @@ def mixed(seed: int) -> None:
     founders = rng.choice([None, 1, max(1, peers // 2)])
     policy = replace(POLICY, overlap=int(rng.random() < 0.25))
     setting = Setting(peers=peers, founders=founders, loss=rng.choice([0.0, 0.0, 0.02, 0.1, 0.3]), policy=policy)
-    simulation = Simulation(setting, seed)
+    simulation = Watched(setting, seed)
     simulation.start()
     for _ in range(rng.randint(0, 8)):
         simulation.run(lambda: False, rng.uniform(0, 3))
         disturb(simulation, rng)
     recover(simulation)
+    assert not convicted(simulation)
 
 
 def liars(seed: int) -> None:
     rng = random.Random(f"liars {seed}")
     peers, lying = rng.choice(((4, 1), (5, 1), (8, 2), (11, 3)))
     policy = replace(POLICY, service_rounds=1000)  # the electorate is the founders, less those that miss a round
-    simulation = Simulation(Setting(peers=peers, policy=policy, loss=rng.choice([0.0, 0.05])), seed, lying)
+    simulation = Watched(Setting(peers=peers, policy=policy, loss=rng.choice([0.0, 0.05])), seed, lying)
     simulation.start()
     for _ in range(rng.randint(1, 3)):
         simulation.run(lambda: False, rng.uniform(0.5, 6))
@@ -106,6 +144,7 @@ def liars(seed: int) -> None:
             victim.start()
     simulation.repent()
     recover(simulation)
+    assert convicted(simulation) <= {peer.peer for peer in simulation.peers.values() if not peer.honest}
 
 
 @pytest.mark.slow
@@ -196,6 +235,38 @@ def test_a_frozen_peer_is_left_out_and_follows_once_it_runs_again() -> None:
     assert simulation.run(lambda: len(frozen.disk.log) >= 8, 200)
 
 
+@pytest.mark.parametrize("proposes", [False, True], ids=["reducer", "proposer"])
+def test_a_peer_that_freezes_in_an_exchange_costs_what_earlier_ones_took_not_what_a_slow_link_would(
+    proposes: bool,
+) -> None:
+    """It has committed, reduces a part and backs another up. On a slow link all of it would take nine seconds."""
+    grace_s = POLICY.grace_ms / 1000
+    spent_s = []
+    for seed in range(12):
+        simulation = Simulation(Setting(peers=7, leaves=140), seed)
+        simulation.start()
+        simulation.run(lambda simulation=simulation: simulation.rounds_done() >= 4, 100)
+        some = next(iter(simulation.peers.values()))
+        longest_s = some.rounds.context.pace.longest_s(grace_s, some.rounds.state.volume)
+        assert longest_s > 9
+
+        def under_way(simulation: Simulation = simulation) -> bool:
+            return all(peer.rounds.round.exchanges for peer in simulation.peers.values())
+
+        simulation.run(under_way, 100)
+        round_ = some.rounds.round
+        proposer = round_.state.proposer(0)
+        reducers = [part.reducer for part in round_.exchanges[0].parts if part.reducer != proposer]
+        frozen, number, began_s = proposer if proposes else reducers[0], round_.state.round, simulation.now_s
+        simulation.freeze(frozen)
+        others = [peer for peer in simulation.peers.values() if peer.peer != frozen]
+        assert simulation.run(lambda others=others, n=number: all(len(peer.disk.log) > n for peer in others), 100)
+        spent_s.append(simulation.now_s - began_s)
+        assert others[0].disk.log[number].commits  # a result, not VOID
+    print(f"{min(spent_s):.2f} .. {max(spent_s):.2f} s")
+    assert max(spent_s) < (2.5 if proposes else 1.8) * grace_s
+
+
 @pytest.mark.parametrize("peers", [2, 3, 4, 7])
 def test_without_a_quorum_a_round_is_stalled_names_who_is_missing_and_goes_on_when_they_are_back(peers: int) -> None:
     simulation = Simulation(Setting(peers=peers), seed=2)
@@ -259,7 +330,7 @@ def test_a_late_peer_follows_all_rounds_and_takes_part() -> None:
 @pytest.mark.parametrize("peers", [1, 2, 4])
 def test_a_crash_between_any_two_effects_is_survived_and_nothing_is_signed_twice(peers: int) -> None:
     for fuse in range(60):
-        simulation = Simulation(Setting(peers=peers), seed=6)
+        simulation = Watched(Setting(peers=peers), seed=6)
         simulation.start()
         victim = simulation.peers[sorted(simulation.peers)[fuse % peers]]
         victim.fuse = fuse
@@ -267,6 +338,60 @@ def test_a_crash_between_any_two_effects_is_survived_and_nothing_is_signed_twice
         if not victim.alive:
             victim.start()
         assert simulation.run(lambda simulation=simulation: simulation.rounds_done() >= 3, 300), f"fuse {fuse}"
+        assert not convicted(simulation), f"fuse {fuse}"
+
+
+@pytest.mark.parametrize("phase", [1, 2], ids=["first-round", "second-round"])
+def test_a_peer_killed_twice_in_a_round_at_any_write_never_gives_evidence_against_itself(phase: int) -> None:
+    for fuse in range(40):
+        simulation = Watched(Setting(peers=4, loss=0.02), seed=fuse)
+        simulation.start()
+        simulation.run(lambda simulation=simulation: simulation.rounds_done() >= phase - 1, 60)  # type: ignore[misc]
+        victim = simulation.peers[sorted(simulation.peers)[fuse % 4]]
+        for again in range(2):
+            victim.fuse = (fuse + 7 * again) % 40
+            simulation.run(lambda victim=victim: not victim.alive, 30)  # type: ignore[misc]
+            if not victim.alive:
+                victim.start()
+        recover(simulation)
+        assert not convicted(simulation), f"fuse {fuse}"
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_who_says_different_things_to_different_peers_is_proved_to_and_excluded(seed: int) -> None:
+    policy = replace(POLICY, service_rounds=1000, exclude_rounds=1000)
+    simulation = Watched(Setting(peers=7, policy=policy, loss=0.02), seed, liars=2)
+    liars = {peer.peer for peer in simulation.peers.values() if not peer.honest}
+    honest = [peer for peer in simulation.peers.values() if peer.honest]
+
+    def states() -> list[SwarmState]:
+        return [peer.disk.state for peer in honest if peer.disk.state is not None]
+
+    simulation.start()
+    assert simulation.run(lambda: all(set(state.excluded) == liars for state in states()), 400)
+    further = simulation.rounds_done() + 4
+    assert simulation.run(lambda: simulation.rounds_done() >= further, 400)  # all goes on without them
+    for state, peer in zip(states(), honest, strict=True):
+        assert liars.isdisjoint(state.electorate)
+        assert all(liars.isdisjoint(c.peer for c in commits_of(decision)) for decision in peer.disk.log[-2:])
+        assert convicted(simulation) == liars
+
+
+def test_the_excluded_come_back_when_their_time_is_over() -> None:
+    policy = replace(POLICY, service_rounds=1, exclude_rounds=5)
+    simulation = Watched(Setting(peers=5, policy=policy), seed=1, liars=1)
+    [liar] = [peer.peer for peer in simulation.peers.values() if not peer.honest]
+    honest = next(peer for peer in simulation.peers.values() if peer.honest)
+    simulation.start()
+    assert simulation.run(lambda: honest.rounds.state.bars(liar), 400)
+    simulation.repent()
+    until = honest.rounds.state.excluded[liar]
+    assert simulation.run(lambda: simulation.rounds_done() >= until + 6, 400)
+    assert not honest.rounds.state.bars(liar)
+    assert honest.rounds.state.members[liar].last >= until
+    assert liar in honest.rounds.state.electorate
+    barred = honest.disk.log[until - 5 : until]
+    assert all(liar not in [commit.peer for commit in commits_of(decision)] for decision in barred)
 
 
 def test_a_round_is_void_only_when_more_than_two_thirds_say_so() -> None:

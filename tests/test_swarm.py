@@ -44,12 +44,21 @@ CONFIG = SwarmConfig(
     codec=Codec(k=8, k_result=16, value_bits=2),
     policy=Policy(grace_s=0.4, stall_s=5.0, service_rounds=1),
 )
+BY_WINDOW = replace(CONFIG, training=replace(CONFIG.training, by_window=True))
 LOCAL = ("/ip4/127.0.0.1/tcp/0",)
 
 
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the loop sees, for the test to set."""
+    now_s = [0.0]
+    monkeypatch.setattr("p2pnet.training.time.monotonic", lambda: now_s[0])
+    return now_s
 
 
 def make_model(seed: int = 0) -> nn.Module:
@@ -201,19 +210,64 @@ def test_a_round_is_trained_sent_applied_and_reported(tmp_path: Path) -> None:
     assert loop.swarm.state_sha256() != before
 
 
-def test_who_is_late_keeps_its_work_in_the_error_feedback(tmp_path: Path) -> None:
+def test_who_is_late_keeps_its_work_and_commits_to_it_when_the_next_round_begins(tmp_path: Path) -> None:
     payload = other_payload(tmp_path / "other")
     loop = Loop(tmp_path / "late")
     loop.bridge.says.put(result(0, payload))
     loop.bridge.says.put(task(1))
+    loop.bridge.answers = [result(1, payload, (True,)), task(2)]
     report = loop.step()  # in mid-round: the others are through
     assert (report.round, report.credited, report.steps) == (0, False, 1)
-    assert not any(isinstance(item, br.Submitted) for item in loop.bridge.told)
+    sent = loop.bridge.last(br.Submitted)
+    assert (sent.round_id, sent.samples, sent.assigned) == (1, 4, False)
     assert loop.e().abs().sum() > 0
-    assert loop.bridge.last(br.Began).round_id == 1
-    assert loop.bridge.last(br.Began).checksum == loop.swarm.learner.checksum()
-    only_applied = Loop(tmp_path / "fresh", says=(result(0, payload), task(1)))
+    only_applied = Loop(tmp_path / "fresh", says=(result(0, payload), result(1, payload), task(2)))
     assert loop.swarm.state_sha256() == only_applied.swarm.state_sha256()
+    assert loop.bridge.last(br.Began).round_id == loop.swarm.round == 2  # which it trains, with the others
+    loop.round(void(2), task(3))
+    assert loop.bridge.last(br.Submitted).samples == 8
+
+
+def test_by_window_a_round_takes_as_many_steps_as_fit_and_leaves_time_to_encode(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    loop = Loop(tmp_path, config=BY_WINDOW, says=(br.RoundTask(0, bytes(32), False, 10.0),))
+    loop.bridge.answers = [void(0), br.RoundTask(1, bytes(32), False, 20.0)]
+    report = None
+    while report is None:
+        clock[0] += 1.5
+        report = loop.step()
+    assert (report.steps, report.train_s) == (6, 9.0)  # another step would end at 10.5; h_steps is 2
+    assert loop.bridge.last(br.Submitted).samples == 24
+    loop.swarm._training._pace.encoded(2.0)
+    clock[0] = 11.0  # the round began at 9: what was done between two rounds belongs to the first step
+    loop.bridge.answers = [void(1), br.RoundTask(2, bytes(32), False, 30.0)]
+    while (report := loop.step()) is None:
+        clock[0] += 1.5
+    assert (report.steps, clock[0]) == (5, 17.0)
+
+
+def test_by_window_who_is_late_makes_up_for_it_at_once_only_without_time_for_a_step(
+    tmp_path: Path, clock: list[float]
+) -> None:
+    payload = other_payload(tmp_path / "other")
+    loop = Loop(tmp_path / "late", config=BY_WINDOW, says=(br.RoundTask(0, bytes(32), False, 10.0),))
+    for item in (result(0, payload), br.RoundTask(1, bytes(32), False, 20.0)):
+        loop.bridge.says.put(item)
+    clock[0] = 12.0  # a step longer than the window
+    loop.bridge.answers = [result(1, payload, (True,)), br.RoundTask(2, bytes(32), False, 40.0)]
+    assert loop.step().steps == 1
+    assert [item.round_id for item in loop.bridge.told if isinstance(item, br.Submitted)] == [1]
+    for item in (result(2, payload), br.RoundTask(3, bytes(32), False, 60.0)):
+        loop.bridge.says.put(item)
+    clock[0] = 45.0
+    assert loop.step().round == 2
+    assert loop.swarm.round == 3  # 15 s are left, and 12 of them are enough for a step
+    loop.bridge.answers = [void(3), br.RoundTask(4, bytes(32), False, 80.0)]
+    clock[0] = 57.0
+    assert loop.step().steps == 1
+    sent = [(item.round_id, item.samples) for item in loop.bridge.told if isinstance(item, br.Submitted)]
+    assert sent == [(1, 4), (3, 4)]
 
 
 @pytest.mark.parametrize("late", [False, True])

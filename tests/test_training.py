@@ -73,15 +73,16 @@ def test_an_outcome_waits_for_the_end_of_the_training_and_both_are_taken_over_at
     assert not math.isnan(loop.bridge.last(br.Submitted).loss)
 
 
-def test_who_is_too_late_for_a_round_keeps_its_work_and_trains_the_one_that_is_next(tmp_path: Path) -> None:
+def test_who_is_too_late_for_a_round_sends_its_work_in_the_next_and_trains_the_one_after(tmp_path: Path) -> None:
     payload = other_payload(tmp_path / "other")
     loop = fly(tmp_path / "late")
     decide(loop, result(0, payload), result(1, payload), task(2))
     loop.step()
     assert loop.step().round == 0
-    assert [item.round_id for item in all_told(loop, br.Submitted)] == [0]
+    sent = all_told(loop, br.Submitted)
+    assert [(item.round_id, item.samples, item.assigned) for item in sent] == [(0, 8, False), (2, 8, False)]
     assert [item.round_id for item in all_told(loop, br.Applied)] == [0, 1]
-    assert (loop.swarm.round, loop.swarm.decided) == (2, 2)
+    assert (loop.swarm.round, loop.swarm.decided) == (3, 2)
     assert loop.e().abs().sum() > 0
     followed = Loop(tmp_path / "fresh", says=(result(0, payload), result(1, payload), task(2)), config=OVERLAP)
     assert followed.swarm.state_sha256() == loop.swarm.state_sha256()
@@ -100,9 +101,8 @@ def test_nan_beside_an_exchange_costs_the_round_that_it_is_in(tmp_path: Path) ->
     decide(loop, void(1), task(2))  # the others do not wait; meanwhile it trains
     assert loop.step().round == 1
     assert bool(torch.isfinite(loop.e()).all())
-    loop.step()
-    loop.step()
-    assert loop.bridge.last(br.Submitted).round_id == 2
+    assert loop.bridge.last(br.Submitted).round_id == 2  # what it trained then, at once
+    assert (loop.swarm.round, loop.swarm.decided) == (3, 2)
 
 
 def test_a_loop_that_was_stopped_beside_an_exchange_goes_on_with_what_it_had_committed_to(tmp_path: Path) -> None:

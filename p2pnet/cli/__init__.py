@@ -19,7 +19,7 @@ TRAIN_EXTRA: Final = frozenset({"torch", "numpy", "safetensors", "matplotlib"})
 FILES_WANTED: Final = 8192  # each stream is one, others may open 2048, and many systems allow 256 or 1024
 PANELS: Final = {
     "Train": ("demo", "join", "status", "pause", "resume", "leave", "log", "export"),
-    "Launch": ("swarm",),
+    "Launch": ("swarm", "simulate"),
     "Operate": ("bootstrap", "daemon", "key"),
 }
 
@@ -87,6 +87,7 @@ def _options(
     See how it goes, let it rest:   p2pnet status, p2pnet pause, p2pnet resume
     End it, take the model:         p2pnet leave, p2pnet export model.safetensors
     Launch a swarm of your own:     p2pnet swarm init
+    See first how it would go:      p2pnet simulate
     Host a peer to start from:      p2pnet bootstrap
     Under systemd:                  p2pnet --log-json join 'p2pnet://...'
     """

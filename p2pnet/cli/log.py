@@ -71,6 +71,7 @@ def summarize(entry: Entry) -> dict[str, Any]:
         "record_bytes": len(entry.outcome) + len(entry.certificate) + sum(map(len, entry.commits)),
         "lineage": entry.lineage.hex(),
         "decided_unix_s": entry.decided_unix_s,
+        "excluded": [{"peer": peer_id_text(one.peer), "evidence": one.evidence.hex()} for one in outcome.excluded],
     }
 
 
@@ -120,6 +121,9 @@ def _show_rounds(ledger: LedgerReader, last: int, as_json: bool) -> None:
         say(f"no round is decided yet in swarm {ledger.swarm().hex()}")
         return
     note(f"swarm {ledger.swarm().hex()}, {size} rounds decided")
+    for row in rows:
+        for one in row["excluded"]:
+            note(f"round {row['round']} excludes {one['peer']}, who was proved to lie")
     show_table(
         ["round", "decided", "view", "members", "voters", "record", "lineage", "at"],
         [
@@ -177,6 +181,7 @@ def _print_round(facts: Mapping[str, Any]) -> None:
             ("record", f"{in_bytes(facts['record_bytes'])}, leaf {facts['leaf_sha256']}"),
             ("sealed by", "\n".join([f"{len(facts['sealed_by'])} of {voters}", *facts["sealed_by"]])),
             ("next voters", "\n".join(facts["electorate_next"])),
+            ("excluded", "\n".join(f"{one['peer']}, evidence {one['evidence']}" for one in facts["excluded"]) or None),
         ]
     )
     if facts["commits"]:

@@ -136,9 +136,9 @@ def _rows(facts: dict[str, Any]) -> list[tuple[str, object]]:
     frozen = f", {facts['tensors_frozen']} frozen" if facts["tensors_frozen"] else ""
     seconds = {name: f"{policy[f'{name}_ms'] / 1000:g} s" for name in ("window", "grace", "stall")}
     payload, result = in_bytes(facts["payload_bytes_per_round"]), in_bytes(facts["result_bytes_per_round"])
-    training = (
-        f"{policy['h_steps']} steps or {seconds['window']}, {policy['round_samples']} samples for the full weight"
-    )
+    steps, window = policy["h_steps"], seconds["window"]
+    training = f"{window}, {steps} steps of an ordinary member" if policy["by_window"] else f"{steps} steps or {window}"
+    training += f", {policy['round_samples']} samples for the full weight"
     how = {1: "sign only", 2: "two levels", 3: "four levels"}[codec["value_bits"]]
     packing = f"k {codec['k']} of 4096, result {codec['k_result']}, {how}, level bias {codec['level_bias']}"
     packing += ", dense" if codec["coding"] else ""

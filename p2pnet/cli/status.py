@@ -58,6 +58,7 @@ def _rows(facts: Facts) -> list[tuple[str, object]]:
         ("traffic", _traffic(facts)),
         ("disk", _disk(get("disk_bytes"))),
         ("voters", _peers(get("electorate"))),
+        ("excluded", "\n".join(f"{peer} until round {end}" for peer, end in (get("excluded") or {}).items()) or None),
         ("lineage", get("lineage")),
         ("stalled", _stalled(get("stalled_s"), get("missing"))),
         ("refused", "\n".join(f"{peer}: {why}" for peer, why in (get("refused") or {}).items()) or None),

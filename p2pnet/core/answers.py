@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pnet.core.certificates import bundle
+from p2pnet.core.events import Effect, Send
+from p2pnet.identity import PeerId
+from p2pnet.wire.codec import encode
 from p2pnet.wire.round import Commit, Phase, Proposal, Quorum, Reduced, Roster, Skip, Vote
 
 if TYPE_CHECKING:
@@ -34,15 +37,21 @@ def own_messages(round_: Round, asked: int | None = None) -> list[bytes]:
     return raws
 
 
-def answer_ask(round_: Round, asked: int) -> list[bytes]:
-    """For a peer in view `asked`: my own messages, and the others' on which this view rests."""
+def answer_ask(round_: Round, peer: PeerId, asked: int, is_new: bool) -> list[Effect]:
+    """For a peer in view `asked`: my own messages, and the others' on which this view rests.
+
+    is_new: it has just come, asks everybody, and gossip tells it the rest; else n peers would send it n commits each.
+    """
     view = round_.deciding.view
     exchange, proposed = round_.exchanges.get(view), round_.proposals.get(view)
     held = round_.commits.held.values()
     raws = [exchange.roster.raw] if exchange is not None else [commit.raw for commit, _ in held]
     if proposed is not None:
         raws.append(proposed.signed.raw)
-    return list(dict.fromkeys([*raws, *own_messages(round_, asked)]))
+    raws = list(dict.fromkeys([*([] if is_new else raws), *own_messages(round_, asked)]))
+    proof = prepared_quorum(round_)
+    effects: list[Effect] = [Send(peer, raw, True) for raw in raws]
+    return [*effects, *([Send(peer, encode(proof), False)] if proof else [])]
 
 
 def prepared_quorum(round_: Round) -> Quorum | None:

@@ -9,12 +9,21 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from p2pnet.core.events import Audit, Effect, Gather, Hold, Note, Root
-from p2pnet.core.parts import Part, assign_parts
+from p2pnet.core.parts import Part
 from p2pnet.core.slots import Context
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
-from p2pnet.wire.round import REDUCED_RAW_MAX, Commit, Outcome, Proposal, Reduced, outcome_digest, roster_digest
+from p2pnet.wire.round import (
+    REDUCED_RAW_MAX,
+    Commit,
+    Exclusion,
+    Outcome,
+    Proposal,
+    Reduced,
+    outcome_digest,
+    roster_digest,
+)
 from p2pnet.wire.signing import Signed, Verify, open_signed
 
 
@@ -60,7 +69,6 @@ def judge_outcome(
     raw: bytes,
     outcome: Outcome,
     commits: tuple[Signed[Commit], ...],
-    leaves: int,
     verify: Verify,
 ) -> Candidate:
     """Check that an outcome follows from its roster and this state; raises WireError with the rule broken.
@@ -72,25 +80,34 @@ def judge_outcome(
     if outcome.void != (not commits) or (commits and roster_digest(tuple(c.raw for c in commits)) != outcome.roster):
         raise WireError("round-1/R41", "not this roster")
     reduced = tuple(open_signed((Reduced,), each, verify, REDUCED_RAW_MAX) for each in outcome.reduced)
-    parts: tuple[Part, ...] = ()
-    if commits:
-        parts = assign_parts(leaves, commits, state.beacon, outcome.view, state.policy.reducers_min)
+    parts = state.parts(commits, outcome.view) if commits else ()
     if len(parts) != len(reduced) or (outcome.void and outcome.view):
         raise WireError("round-1/R42", f"{len(reduced)} of {len(parts)} parts")
     for part, signed in zip(parts, reduced, strict=True):
         message = signed.message
-        if (message.swarm, message.round, message.view, message.part, message.roster) != (
-            state.swarm, state.round, outcome.view, part.index, outcome.roster,
-        ):  # fmt: skip
+        about = (message.swarm, message.round, message.view, message.part, message.start, message.stop, message.roster)
+        if about != (state.swarm, state.round, outcome.view, part.index, part.start, part.stop, outcome.roster):
             raise WireError("round-1/R42", "a reduced digest of something else")
         if signed.peer not in (part.reducer, part.backup):
             raise WireError("round-1/R31", "a reduced digest by somebody else")
         if len(message.inputs) != len(commits) or not any(message.inputs):
             raise WireError("round-1/R32", f"{len(message.inputs)} inputs of {len(commits)} commits")
-    follows = state.outcome(outcome.roster, outcome.view, outcome.reduced, commits, outcome.state)
+    judge_exclusions(state, outcome.excluded)
+    follows = state.outcome(outcome.roster, outcome.view, outcome.reduced, commits, outcome.state, outcome.excluded)
     if follows != outcome:
         raise WireError("round-1/R43", "electorate or beacon do not follow")
     return Candidate(outcome_digest(raw), raw, outcome, commits, parts, reduced, audited=outcome.void)
+
+
+def judge_exclusions(state: SwarmState, excluded: tuple[Exclusion, ...]) -> None:
+    """Check whom an outcome excludes, without the evidence; raises WireError with the rule broken."""
+    peers = [each.peer for each in excluded]
+    if peers != sorted(set(peers)):
+        raise WireError("round-1/R47", "the excluded are not rising")
+    if not all(state.may_exclude(peer) for peer in peers):
+        raise WireError("round-1/R47", "excludes somebody unknown, or excluded already")
+    if set(state.electorate) <= set(peers):
+        raise WireError("round-1/R47", "excludes every voter")
 
 
 class Candidates:
@@ -104,10 +121,11 @@ class Candidates:
         self.held: set[Root] = set()
         self._again_s = now_s  # not before: parts that nobody gave are asked for again
         self._asked: set[Root] = set()  # on their way
+        self._nowhere: set[Root] = set()  # nobody had them when they were asked for last
 
     def adopt(self, raw: bytes, outcome: Outcome, commits: tuple[Signed[Commit], ...]) -> Candidate:
         """Take an outcome whose shape is right; raises WireError with the rule broken."""
-        candidate = judge_outcome(self.state, raw, outcome, commits, self.context.leaves, self.context.verify)
+        candidate = judge_outcome(self.state, raw, outcome, commits, self.context.verify)
         candidate.audited = candidate.audited or not self.context.audits
         self.found[candidate.value] = candidate
         return candidate
@@ -116,11 +134,17 @@ class Candidates:
         """The bytes of a part are here."""
         self.held.add(root)
         self._asked.discard(root)
+        self._nowhere.discard(root)
 
     def gather_failed(self, root: Root, again_s: float) -> None:
         """Nobody gave the bytes of a part: they are asked for again a little later."""
         self._again_s = again_s
         self._asked.discard(root)
+        self._nowhere.add(root)
+
+    def lost(self, candidate: Candidate) -> bool:
+        """Tell whether a part of this outcome is nowhere: its author and everybody else were asked for it in vain."""
+        return any(signed.message.root in self._nowhere for signed in self.missing(candidate))
 
     def asked(self, gather: Gather) -> Gather:
         """Note that a part is on its way."""
@@ -165,8 +189,11 @@ class Candidates:
         leaf = self.context.rng.randrange(part.stop - part.start)
         outcome, message = candidate.outcome, signed.message
         return [
-            Audit(self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer)
-        ]
+            Audit(
+                self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer,
+                message.norms, signed.raw,
+            )
+        ]  # fmt: skip
 
     def audited(self, root: Root, honest: bool) -> tuple[list[Candidate], list[Effect]]:
         """Take what an audit found; returns the outcomes in which it found a lie."""

@@ -22,13 +22,18 @@ class Commits:
 
     def __init__(self, state: SwarmState, verify: Verify, start_s: float) -> None:
         self.state = state
-        self.start_s = start_s
         self.grace_s = state.policy.grace_ms / 1000
-        self.window_s = state.policy.window_ms / 1000
+        self._here_s = start_s  # when this peer came to the round
+        self.begin(start_s)
         self.held: dict[PeerId, tuple[Signed[Commit], float]] = {}  # when each arrived
         self._verify = verify
         self._strangers = 0
         self._opened: dict[bytes, Signed[Commit]] = {}  # rosters repeat what flooding brought
+
+    def begin(self, start_s: float) -> None:
+        """Count the window from here: the round began for everybody when the one before was certified."""
+        self.start_s = start_s
+        self.end_s = start_s + self.state.policy.window_ms / 1000  # of the window
 
     def add(self, commit: Signed[Commit], now_s: float) -> str | None:
         """Keep a commit whose signature is right; returns the rule that keeps it out, or None."""
@@ -52,22 +57,26 @@ class Commits:
             return "round-1/R11"
         if not self.state.admits_preimage(commit.peer, message.preimage):
             return "round-1/R12"
+        if self.state.bars(commit.peer):
+            return "round-1/R19"
         return None
 
     def deadline_s(self, awaited: Collection[PeerId], newcomers: Collection[PeerId] = ()) -> float:
         """When the commit phase ends: at once if all that are awaited have committed, else after a fair wait.
 
         newcomers: peers that are there and were in no roster yet; they get PATIENCE after the others, never the window.
+        Where rounds go by window, everybody has until its end: who commits early says nothing about the others.
         """
         times = sorted(self.held[peer][1] for peer in awaited if peer in self.held)
-        latest = self.start_s + self.window_s + self.grace_s
+        # Who comes to a round when its window is over still waits a little, for the others' commits and for its own.
+        latest_s, by_window = max(self.end_s, self._here_s) + self.grace_s, self.state.policy.by_window
         if len(times) < len(awaited) or not self.held:
             half = len(awaited) // 2
-            return min(latest, self._patience_s(times[half])) if len(times) > half else latest
+            return latest_s if by_window or len(times) <= half else min(latest_s, self._patience_s(times[half]))
         last_s = times[-1] if times else self.start_s
         late = [self.held[peer][1] for peer in newcomers if peer in self.held]
         if len(late) < len(newcomers):
-            return min(latest, self._patience_s(last_s))
+            return latest_s if by_window else min(latest_s, self._patience_s(last_s))
         return max([last_s, *late])
 
     def roster(self) -> tuple[bytes, ...]:

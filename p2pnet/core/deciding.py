@@ -7,6 +7,7 @@ the comments are those of algorithm 1. Contract: protocols/round-1.md, section D
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -81,7 +82,7 @@ class Deciding:
         self._votes: dict[tuple[int, Phase], dict[bytes, dict[PeerId, bytes]]] = {}  # value -> voter -> signature
         self._voted: dict[tuple[int, Phase], set[PeerId]] = {}
         self._latest: dict[PeerId, int] = {}  # the latest view each voter was heard in, however far ahead
-        self._leap_s = 0.0  # no far leap before
+        self._leap_s = -math.inf  # no far leap before
         self._decided: tuple[int, bytes] | None = None  # more than 2/3 sealed it
         self._announced: set[tuple[int, bytes]] = set()  # Prepared quorums already reported
 
@@ -188,6 +189,17 @@ class Deciding:
     def ahead(self) -> bool:
         """Tell whether a voter was heard in a later view than this one."""
         return any(view > self.view for view in self._latest.values())
+
+    def begun(self) -> bool:
+        """Tell whether voting has begun: over 1/3 voted in this view or later, so at least one honest voter did."""
+        weak = len(self.electorate) - self.needed + 1
+        return sum(view >= self.view for view in self._latest.values()) >= weak
+
+    def voters(self) -> set[PeerId]:
+        """Who has cast the vote of this view that I wait for, or is in a later view."""
+        phase = Phase.SEAL if self.step == int(Phase.SEAL) else Phase.PREPARE
+        later = {peer for peer, view in self._latest.items() if view > self.view}
+        return later | self._voted.get((self.view, phase), set())
 
     def endorsements(self, view: int, phase: Phase, value: bytes) -> dict[PeerId, bytes]:
         """The signatures under this vote, by peer."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from p2pnet.core.evidence import Offence
 from p2pnet.core.parts import Part
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
@@ -41,6 +42,14 @@ class PeerDown:
     """The connection to a member is gone."""
 
     peer: PeerId
+
+
+@dataclass(frozen=True, slots=True)
+class RoundTrip:
+    """A peer has answered a small request."""
+
+    peer: PeerId
+    after_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +101,7 @@ class ReduceDone:
     part: int
     inputs: tuple[int, ...]  # by place in the roster; 0 missing, else q + 1
     root: Root
+    norms: bytes  # 32 bytes: root over the norms that the clip factors follow from
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +140,22 @@ class Audited:
 
 
 @dataclass(frozen=True, slots=True)
+class Proven:
+    """Evidence came, from whomever, and it proves what it says."""
+
+    offence: Offence
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unproven:
+    """Evidence that was asked for is not here: nobody gave it, or (worthless) what has this digest proves nothing."""
+
+    digest: bytes
+    worthless: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Applied:
     """The learner applied the decided round and stands at the next one."""
 
@@ -139,7 +165,7 @@ class Applied:
 Report = (
     Started | Encoded | Skipped | SliceArrived | ReduceDone | ScatterFailed | Gathered | GatherFailed | Audited
 )  # fmt: skip
-Event = Tick | Heard | PeerUp | PeerDown | Report | Applied
+Event = Tick | Heard | PeerUp | PeerDown | RoundTrip | Report | Proven | Unproven | Applied
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +175,7 @@ class Train:
     round: int
     beacon: bytes
     state_wanted: bool
+    end_s: float  # of the round's window, by the machine's clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +268,24 @@ class Audit:
     root: Root
     inputs: tuple[int, ...]
     reducer: PeerId
+    norms: bytes  # 32 bytes: root over the norms that the clip factors follow from
+    reduced: bytes  # what the reducer signed: evidence, if the leaf is wrong
+
+
+@dataclass(frozen=True, slots=True)
+class Accuse:
+    """Keep this evidence durably, like a `Persist`, and give it to every member."""
+
+    offence: Offence
+    raw: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class FetchEvidence:
+    """Fetch evidence by its digest from the first of these that gives it, and judge it."""
+
+    digest: bytes  # 32 bytes
+    sources: tuple[PeerId, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,6 +331,6 @@ class Note:
 
 
 Effect = (
-    Train | Persist | Broadcast | Send | Exchange | Scatter | Reduce | Answer | Gather | Audit | Hold | Decide | Serve
-    | Note
+    Train | Persist | Broadcast | Send | Exchange | Scatter | Reduce | Answer | Gather | Audit | Accuse | FetchEvidence
+    | Hold | Decide | Serve | Note
 )  # fmt: skip

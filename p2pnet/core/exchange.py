@@ -46,6 +46,7 @@ class RosterExchange:
         self._outstanding: set[tuple[int, PeerId]] = set()  # slices sent whose result will come on the same stream
         self._contribute = False
         self._stage = 0  # deadlines passed
+        self.complete_s: float | None = None  # since when a digest of each part is here
 
     def begin(self, contribute: bool) -> list[Effect]:
         """Open the exchange and send every slice to its reducer.
@@ -58,6 +59,26 @@ class RosterExchange:
             effects += self._scatter(part, part.reducer)
         return effects
 
+    @property
+    def is_late(self) -> bool:
+        """Whether the reducers have stopped waiting."""
+        return self._stage > 0
+
+    def reduces(self, part: int) -> bool:
+        """Tell whether this peer is the reducer of a part, not its backup."""
+        return 0 <= part < len(self.parts) and self.parts[part].reducer == self.me
+
+    def lacking(self, down: frozenset[PeerId]) -> tuple[int, int]:
+        """How much of what should be here by the deadline is not, and of how much.
+
+        A reducer counts the slices of those that are not gone, who does not reduce the digests of the parts.
+        """
+        mine = [part.index for part in self.parts if part.reducer == self.me]
+        if mine:
+            wanted = [peer for peer in self.peers if peer not in down]
+            return sum(peer not in self._arrived[mine[0]] for peer in wanted), len(wanted)
+        return sum(not self.reduced[part.index] for part in self.parts), len(self.parts)
+
     def deadline_s(self) -> float | None:
         """When the next thing is late."""
         late = (LATE_REDUCE, LATE_BACKUP)
@@ -66,6 +87,8 @@ class RosterExchange:
     def tick(self, now_s: float, down: frozenset[PeerId]) -> list[Effect]:
         """Act on what is late: reduce without the missing, turn to the backups."""
         effects: list[Effect] = []
+        if self.complete_s is None and all(self.reduced.values()):
+            self.complete_s = now_s
         while (deadline_s := self.deadline_s()) is not None and now_s >= deadline_s:
             self._stage += 1
             if self._stage == 1:
@@ -87,6 +110,22 @@ class RosterExchange:
         self._arrived[part].add(peer)
         return self._reduce(self.parts[part], down)
 
+    def message(self, swarm: bytes, done: ReduceDone) -> Reduced:
+        """What I sign of my own reduction."""
+        part = self.parts[done.part]
+        return Reduced(
+            swarm,
+            self.round,
+            self.view,
+            part.index,
+            part.start,
+            part.stop,
+            self.digest,
+            done.inputs,
+            done.root,
+            done.norms,
+        )
+
     def answer(self, done: ReduceDone, signed: Signed[Reduced]) -> list[Effect]:
         """My own reduction is done and signed: all who wait for it get it."""
         self.reduced[done.part].setdefault(self.me, signed)
@@ -98,6 +137,8 @@ class RosterExchange:
         if message.roster != self.digest or message.view != self.view or message.part >= len(self.parts):
             return "round-1/R30"
         part = self.parts[message.part]
+        if (message.start, message.stop) != (part.start, part.stop):
+            return "round-1/R30"
         if signed.peer not in (part.reducer, part.backup):
             return "round-1/R31"
         if len(message.inputs) != len(self.commits) or not any(message.inputs):
@@ -112,9 +153,11 @@ class RosterExchange:
             return []
         return [self.gather(signed)]
 
-    def gather(self, signed: Signed[Reduced], others: tuple[PeerId, ...] = ()) -> Gather:
-        """Ask for the bytes of a reduced part: its author first, then the others."""
+    def gather(self, signed: Signed[Reduced]) -> Gather:
+        """Ask for the bytes of a reduced part: its author first, then the others, from my place in the roster on."""
         part = self.parts[signed.message.part]
+        place = self.peers.index(self.me) if self.me in self.peers else 0
+        others = self.peers[place:] + self.peers[:place]
         sources = (signed.peer, *(peer for peer in others if peer not in (signed.peer, self.me)))
         return Gather(self.round, signed.message.root, part, sources)
 
@@ -151,15 +194,20 @@ class RosterExchange:
         return [Scatter(self.round, self.view, part, to)]
 
     def _reduce(self, part: Part, down: frozenset[PeerId]) -> list[Effect]:
-        """Reduce when every slice is in, or when it is late; a backup only starts when its reducer is late or gone."""
+        """Reduce when every slice is in, or when it is late; a backup only starts when its reducer is late or gone.
+
+        A backup does not wait for the slice of a late reducer: what keeps it from reducing keeps it from sending.
+        """
         arrived = self._arrived[part.index]
+        expected = self.peers
         if self.me == part.reducer:
             due = self._stage >= 1
         elif self.me == part.backup:
             due = self._stage >= 2
+            expected = tuple(peer for peer in self.peers if peer != part.reducer or not self.is_late)
         else:
             return []
-        complete = all(peer in arrived or peer in down for peer in self.peers)
+        complete = all(peer in arrived or peer in down for peer in expected)
         if part.index in self._reducing or not arrived or not (complete or due):
             return []
         self._reducing.add(part.index)

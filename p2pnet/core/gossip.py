@@ -179,6 +179,7 @@ class Gossip:
 
     def _take(self, peer: PeerId, neighbour: Neighbour, message: Data, now_s: float) -> list[Effect]:
         name = message_id(message.topic, message.data)
+        announcers = self._wanted.announcers(name)
         asked = self._wanted.arrived(name)
         if asked == peer:
             neighbour.broken = 0
@@ -195,6 +196,7 @@ class Gossip:
                 hops = min(message.hops, HOPS_MAX - 1)
                 entry = Entry(name, message.topic, message.data, message.lane, hops, now_s, peer)
                 entry.senders[peer] = None
+                entry.holders.update(dict.fromkeys(announcers))  # or a joiner would push the last minutes to all
                 neighbour.link(message.lane)  # the first to bring it is our link in this tree
                 self._parents[message.lane] = peer
                 self.counts.delivered += 1

@@ -28,10 +28,10 @@ class Step:
     after: SwarmState
 
 
-def follow(state: SwarmState, raw: bytes, leaves: int, verify: Verify) -> Step:
+def follow(state: SwarmState, raw: bytes, verify: Verify) -> Step:
     """Check that these bytes are the decision of the round that this state is before, and take it.
 
-    raw: an encoded Decision.   leaves: of a result.   Raises WireError with the rule broken.
+    raw: an encoded Decision.   Raises WireError with the rule broken.
 
     The seals are checked, and that everything follows from what they seal. The signatures inside are not checked once
     more: each is part of what more than 2/3 of the electorate has sealed, and they would be nearly all of the work.
@@ -41,7 +41,7 @@ def follow(state: SwarmState, raw: bytes, leaves: int, verify: Verify) -> Step:
         raise WireError("history-1/R3", f"no quorum of round {state.round}'s electorate sealed this")
     outcome = decode_outcome(decision.outcome)
     commits = Commits(state, _sealed, 0.0).open_roster(decision.commits)
-    candidate = judge_outcome(state, decision.outcome, outcome, commits, leaves, _sealed)
+    candidate = judge_outcome(state, decision.outcome, outcome, commits, _sealed)
     return Step(decision, candidate.roots, state.advance(decision.outcome, outcome, commits))
 
 

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING
 from p2pnet.core.candidates import Candidate
 from p2pnet.core.events import Effect, Note, Root
 from p2pnet.core.exchange import LATE_BACKUP
-from p2pnet.core.leading import VOID_AT
+from p2pnet.core.leading import VOID_AT, propose_due_s
 from p2pnet.errors import WireError
 from p2pnet.wire.round import Phase, decode_outcome
 
 if TYPE_CHECKING:
     from p2pnet.core.round import Round
 
+EVIDENCE_SOURCES_MAX = 15  # voters that are asked for evidence which an outcome names, beside its proposer
 VOID_ANYWAY = 8  # from this view on, a result that others would not take is no reason to refuse VOID
 
 
@@ -26,11 +27,16 @@ def judge(round_: Round, now_s: float) -> list[Effect]:
     candidate = focus(round_)
     if candidate is None or candidate.checked:
         return effects
+    certificate = round_.undecided_certificate
+    if not candidate.outcome.void:
+        endorsers = [each.peer for each in certificate.endorsements] if certificate else []
+        effects += round_.candidates.gather(candidate, endorsers, expected(round_, candidate, now_s)[0], now_s)
+    if not certificate:
+        effects += _prove(round_, candidate, now_s)
+        if candidate.value in round_.candidates.refused or round_.context.docket.missing(candidate.outcome.excluded):
+            return effects
     if candidate.outcome.void:
         return [*effects, *_checked(round_, candidate, now_s)] if _void_is_right(round_, now_s) else effects
-    certificate = round_.undecided_certificate
-    endorsers = [each.peer for each in certificate.endorsements] if certificate else []
-    effects += round_.candidates.gather(candidate, endorsers, expected(round_, candidate, now_s)[0], now_s)
     if round_.candidates.missing(candidate) or candidate.value in round_.candidates.refused:
         return effects
     if candidate.audited or certificate:
@@ -43,10 +49,19 @@ def deadlines_s(round_: Round, now_s: float) -> list[float | None]:
     candidate = focus(round_)
     if candidate is None or candidate.checked:
         return []
+    proofs_s = None if round_.undecided_certificate else round_.context.docket.again_s(candidate.outcome.excluded)
     if candidate.outcome.void:
-        return [void_from_s(round_) if _may_void(round_) else None]
+        return [void_from_s(round_) if _may_void(round_) else None, proofs_s]
     roots, until_s = expected(round_, candidate, now_s)
-    return [round_.candidates.again_s(candidate, roots), until_s if roots else None]
+    return [round_.candidates.again_s(candidate, roots), until_s if roots else None, proofs_s]
+
+
+def give_up_s(round_: Round) -> float | None:
+    """When this view is given up without a proposal that I can prepare; soon when what is proposed is out of reach."""
+    due_s = propose_due_s(round_)
+    if due_s is None or round_.commit_over_s is None or not out_of_reach(round_):
+        return due_s
+    return min(due_s, max(round_.commit_over_s, round_.view_s) + round_.grace_s * round_.deciding.growth() / 4)
 
 
 def focus(round_: Round) -> Candidate | None:
@@ -55,6 +70,12 @@ def focus(round_: Round) -> Candidate | None:
     if certificate is not None:
         return round_.candidates.found.get(certificate.value)
     return round_.candidates.found.get(proposed.value) if proposed else None
+
+
+def out_of_reach(round_: Round) -> bool:
+    """Tell whether what is proposed went down with a reducer that had told its digest and not yet given the bytes."""
+    candidate = focus(round_)
+    return candidate is not None and not candidate.checked and round_.candidates.lost(candidate)
 
 
 def expected(round_: Round, candidate: Candidate, now_s: float) -> tuple[set[Root], float]:
@@ -132,6 +153,19 @@ def _certified(round_: Round) -> list[Effect]:
                 return [Note(round_.state.round, "impossible-decision", str(error))]
             break
     return []
+
+
+def _prove(round_: Round, candidate: Candidate, now_s: float) -> list[Effect]:
+    """See that all that an outcome says of liars is proven here: what voters have not verified excludes nobody."""
+    docket, excluded = round_.context.docket, candidate.outcome.excluded
+    proposed = round_.proposals.get(round_.deciding.view)
+    if not excluded or proposed is None or candidate.value in round_.candidates.refused:
+        return []
+    if (why := docket.refutes(excluded, round_.state)) is not None:
+        return round_.refuse(candidate.value, why, proposed.signed.peer, now_s)
+    voters = [peer for peer in round_.state.electorate if peer not in (proposed.signed.peer, round_.context.me)]
+    round_.context.rng.shuffle(voters)
+    return docket.fetch(excluded, (proposed.signed.peer, *voters[:EVIDENCE_SOURCES_MAX]), now_s)
 
 
 def _checked(round_: Round, candidate: Candidate, now_s: float) -> list[Effect]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from p2pnet.core.answers import prepared_quorum
 from p2pnet.core.events import Broadcast, Effect
-from p2pnet.core.exchange import RosterExchange
+from p2pnet.core.exchange import LATE_PROPOSAL, RosterExchange
 from p2pnet.wire.codec import encode
-from p2pnet.wire.round import Commit, Proposal, Roster, outcome_digest
+from p2pnet.wire.round import Commit, Exclusion, Proposal, Roster, outcome_digest
 from p2pnet.wire.signing import Signed
 
 if TYPE_CHECKING:
@@ -44,8 +44,9 @@ def lead(round_: Round, now_s: float) -> list[Effect]:
         return _propose_void(round_, now_s) if view > 0 else []
     reduced = exchange.result()
     if reduced is not None:
+        raws = tuple(each.raw for each in reduced)
         outcome = round_.state.outcome(
-            exchange.digest, exchange.view, tuple(each.raw for each in reduced), exchange.commits, round_.my_state
+            exchange.digest, exchange.view, raws, exchange.commits, round_.my_state, _charges(round_)
         )
         commits = exchange.commits if exchange.view != view else ()
         return _propose(round_, encode(outcome), 0, commits, now_s)
@@ -61,6 +62,26 @@ def void_due_s(round_: Round, exchange: RosterExchange | None) -> float | None:
     if round_.context.me != round_.state.proposer(view) or view in round_.proposals or round_.my_state is None:
         return None
     return exchange.start_s + VOID_AT * exchange.timeout_s
+
+
+def propose_due_s(round_: Round) -> float | None:
+    """When this view is given up without a proposal that I can prepare."""
+    if round_.commit_over_s is None:
+        return None
+    view, grace_s = round_.deciding.view, round_.grace_s
+    start_s = max(round_.commit_over_s, round_.view_s)
+    exchange = round_.exchanges.get(view)
+    proposed = view in round_.proposals
+    patience_s = grace_s * round_.deciding.growth()
+    if round_.state.proposer(view) in round_.down and not proposed:
+        return start_s + patience_s / 4
+    if exchange is None:
+        longest_s = round_.context.pace.longest_s(grace_s, round_.state.volume)
+        return start_s + patience_s + (LATE_PROPOSAL * longest_s if proposed else 0.0)
+    late_s = exchange.start_s + LATE_PROPOSAL * exchange.timeout_s
+    if not proposed and exchange.complete_s is not None:  # it has all it needs, and is quiet
+        return min(late_s, exchange.complete_s + patience_s / 2)
+    return late_s
 
 
 def _unfinished(round_: Round) -> RosterExchange | None:
@@ -81,8 +102,14 @@ def _call_roster(round_: Round, raws: tuple[bytes, ...], now_s: float) -> list[E
     return [*effects, Broadcast(signed.raw, True), *round_.roster(signed, now_s)]
 
 
+def _charges(round_: Round) -> tuple[Exclusion, ...]:
+    """Whom to exclude; nobody once each voter had its turn: where those who will not have it are too many, go on."""
+    state = round_.state
+    return round_.context.docket.charges(state) if round_.deciding.view < len(state.electorate) else ()
+
+
 def _propose_void(round_: Round, now_s: float) -> list[Effect]:
-    outcome = round_.state.outcome(b"", 0, (), (), round_.my_state or b"")
+    outcome = round_.state.outcome(b"", 0, (), (), round_.my_state or b"", _charges(round_))
     return _propose(round_, encode(outcome), 0, (), now_s)
 
 

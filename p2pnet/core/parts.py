@@ -1,11 +1,12 @@
-"""Decide who reduces what: whole leaves shared out over the roster, in integers. Contract: protocols/round-1.md."""
+"""Decide who reduces what: whole leaves shared out over the roster, in integers. Contract: protocols/parts-1.md."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from p2pnet.core.shares import Rate, Volume, share_leaves
 from p2pnet.identity import PeerId
 from p2pnet.wire.membership import Reach
 from p2pnet.wire.round import Commit
@@ -13,7 +14,9 @@ from p2pnet.wire.signing import Signed
 
 CHUNKS_PER_LEAF = 16
 SHARE_MAX = 4  # no reducer owns more than 4/n of the leaves
-RATE_RANGE = 1 << 10  # the fastest reducer counts at most this many times the slowest
+RATE_RANGE = 1 << 10  # a rate counts as at most so many times the median, and at least so small a part of it
+HALVINGS_MAX = 10  # of a rate, for missed deadlines
+RATE_UNKNOWN_KBPS = 10_000  # of everybody, while nobody knows a rate
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,46 +31,51 @@ class Part:
 
 
 def assign_parts(
-    leaves: int, commits: Sequence[Signed[Commit]], beacon: bytes, view: int, reducers_min: int
+    volume: Volume,
+    commits: Sequence[Signed[Commit]],
+    beacon: bytes,
+    view: int,
+    reducers_min: int,
+    halvings: Mapping[PeerId, int],
 ) -> tuple[Part, ...]:
-    """Cut `leaves` leaves into parts for the reducers of this roster and view.
+    """Cut the leaves into parts for the reducers of this roster and view, so that the slowest peer is done soonest.
 
-    Peers that cannot be dialled do not reduce unless fewer than `reducers_min` others exist. Shares are proportional to
-    the slower of a peer's two rates, at most 4/n each; a part is never empty, so there can be fewer parts than peers.
+    Peers that cannot be dialled do not reduce unless fewer than `reducers_min` others exist. Nobody has more than 4/n
+    of the leaves; a part is never empty, so there can be fewer parts than peers. A backup has a part of its own, where
+    more than one peer has.   halvings: of a peer's rates, for deadlines that it missed (`Member.halvings`).
     """
     order = sorted(commits, key=lambda c: hashlib.sha256(beacon + view.to_bytes(4, "big") + c.peer).digest())
     dialled = [commit for commit in order if commit.message.reach != Reach.PRIVATE]
     reducers = dialled if len(dialled) >= min(reducers_min, len(order)) else order
-    shares = _shares(leaves, _rates(reducers))
+    known = line_rates(commits)
+    rates = tuple(_halved(known[commit.peer], halvings.get(commit.peer, 0)) for commit in reducers)
+    shares = share_leaves(volume, len(commits), rates, -(-SHARE_MAX * volume.leaves // len(reducers)))
+    having = [(commit.peer, share) for commit, share in zip(reducers, shares, strict=True) if share]
+    backups = [peer for peer, _ in having] if len(having) > 1 else [commit.peer for commit in reducers]
     parts: list[Part] = []
     start = 0
-    for position, share in enumerate(shares):
-        if share:
-            backup = reducers[(position + 1) % len(reducers)].peer
-            parts.append(Part(len(parts), start, start + share, reducers[position].peer, backup))
-            start += share
+    for reducer, share in having:
+        backup = backups[(backups.index(reducer) + 1) % len(backups)]
+        parts.append(Part(len(parts), start, start + share, reducer, backup))
+        start += share
     return tuple(parts)
 
 
-def _rates(reducers: Sequence[Signed[Commit]]) -> list[int]:
-    """What each reducer can carry; who does not know counts as the median of those that do."""
-    rates = [min(c.message.up_kbps, c.message.down_kbps) for c in reducers]
+def line_rates(commits: Sequence[Signed[Commit]]) -> dict[PeerId, Rate]:
+    """What each peer of a roster is taken to carry: what it says, within bounds that half of them set."""
+    ups = _limited([commit.message.up_kbps for commit in commits])
+    downs = _limited([commit.message.down_kbps for commit in commits])
+    return {commit.peer: Rate(up, down) for commit, up, down in zip(commits, ups, downs, strict=True)}
+
+
+def _limited(rates: Sequence[int]) -> list[int]:
+    """Rates of one direction; who does not know counts as the lower median of those that do."""
     known = sorted(rate for rate in rates if rate)
     if not known:
-        return [1] * len(rates)
+        return [RATE_UNKNOWN_KBPS] * len(rates)
     median = known[(len(known) - 1) // 2]
-    floor = max(1, known[-1] // RATE_RANGE)
-    return [max(rate or median, floor) for rate in rates]
+    return [min(max(rate or median, median // RATE_RANGE, 1), median * RATE_RANGE) for rate in rates]
 
 
-def _shares(leaves: int, rates: list[int]) -> list[int]:
-    """Whole leaves in proportion to the rates, at most 4/n of all each (rounded up), by largest remainder."""
-    cap = -(-SHARE_MAX * leaves // len(rates))
-    total = sum(rates)
-    shares = [min(cap, leaves * rate // total) for rate in rates]
-    rest = [(-(leaves * rate % total), position) for position, rate in enumerate(rates)]
-    while (missing := leaves - sum(shares)) > 0:
-        open_ = [position for _, position in sorted(rest) if shares[position] < cap]
-        for position in open_[:missing]:
-            shares[position] += 1
-    return shares
+def _halved(rate: Rate, times: int) -> Rate:
+    return Rate(max(1, rate.up_kbps >> times), max(1, rate.down_kbps >> times))

@@ -22,10 +22,9 @@ from p2pnet.core.events import (
     SliceArrived,
     Started,
 )  # fmt: skip
-from p2pnet.core.exchange import LATE_PROPOSAL, RosterExchange
-from p2pnet.core.judging import deadlines_s, judge
+from p2pnet.core.exchange import RosterExchange
+from p2pnet.core.judging import deadlines_s, give_up_s, judge
 from p2pnet.core.leading import lead, void_due_s
-from p2pnet.core.parts import assign_parts
 from p2pnet.core.restoring import restore
 from p2pnet.core.rosters import VIEWS_KEPT, Rosters
 from p2pnet.core.slots import Context, Restored, Slots
@@ -76,6 +75,7 @@ class Round:
         self._contributes = False
         self.view_s = now_s  # when this view was entered
         self.certificate: Quorum | None = None
+        self.certified_s: float | None = None  # when votes made it
         if restored:
             restore(self, restored)
 
@@ -184,7 +184,7 @@ class Round:
             return []  # R52
         phase = Phase(message.phase)
         actions = self.deciding.vote(signed.peer, message.view, phase, message.value, signed.signature, now_s)
-        return [*act(self, actions, now_s), *self.advance(now_s)] if actions else []
+        return [*act(self, actions, now_s), *self.advance(now_s)] if actions or self.commit_over_s is None else []
 
     def quorum(self, message: Quorum, now_s: float) -> list[Effect]:
         """A bundle of votes: it counts when every signature in it is right."""
@@ -210,10 +210,14 @@ class Round:
         self.from_decision = True
         return self.advance(now_s)
 
-    def slice_arrived(self, event: SliceArrived) -> list[Effect]:
+    def slice_arrived(self, event: SliceArrived, now_s: float) -> list[Effect]:
         """A slice for a part that I reduce."""
         exchange = self.exchanges.get(event.view)
-        return exchange.arrived(event.part, event.peer, self.down) if exchange else []
+        if exchange is None:
+            return []
+        if exchange.reduces(event.part) and event.peer != self.context.me:
+            self.context.pace.arrived(now_s - exchange.start_s)
+        return exchange.arrived(event.part, event.peer, self.down)
 
     def reduce_done(self, event: ReduceDone, now_s: float) -> list[Effect]:
         """My reduction is done: sign it, answer those who wait, tell everybody."""
@@ -221,10 +225,7 @@ class Round:
         if exchange is None:
             return []
         self.candidates.hold(event.root)
-        message = Reduced(
-            self.state.swarm, self.state.round, event.view, event.part, exchange.digest, event.inputs, event.root
-        )
-        signed, effects = self.slots.sign(message)
+        signed, effects = self.slots.sign(exchange.message(self.state.swarm, event))
         if signed.message.root != event.root or signed.message.roster != exchange.digest:
             return []  # signed another one before a restart: that one stands
         effects += exchange.answer(event, signed)
@@ -239,6 +240,9 @@ class Round:
         """The bytes of a part are here."""
         self.candidates.hold(event.root)
         self.progress_s = now_s
+        exchange = self.exchanges.get(self.deciding.view)
+        if exchange is not None and not exchange.is_late:
+            self.context.pace.arrived(now_s - exchange.start_s)
         return self.advance(now_s)
 
     def gather_failed(self, event: GatherFailed, now_s: float) -> list[Effect]:
@@ -258,16 +262,16 @@ class Round:
         effects: list[Effect] = []
         if self.decided is not None:
             return effects
-        if self.commit_over_s is None and now_s >= self._commit_due_s():
+        if self.commit_over_s is None and (now_s >= self._commit_due_s() or self.deciding.begun()):
             self.commit_over_s = now_s
         exchange = self.exchanges.get(self.deciding.view)
         if exchange is not None:
-            effects += exchange.tick(now_s, self.down)
+            effects += self._tick(exchange, now_s)
         effects += judge(self, now_s)
         if self.certificate is None:
             effects += lead(self, now_s)
             effects += act(self, self.deciding.tick(now_s), now_s)
-            due_s = self._propose_due_s()
+            due_s = give_up_s(self)
             if self.deciding.step == 0 and due_s is not None and now_s >= due_s:
                 effects += act(self, self.deciding.expire(now_s), now_s)
         return [*effects, *self._decide()]
@@ -283,7 +287,7 @@ class Round:
             if self.commit_over_s is None:
                 times.append(self._commit_due_s())
             if self.deciding.step == 0:
-                times.append(self._propose_due_s())
+                times.append(give_up_s(self))
             if exchange is not None:
                 times += [exchange.deadline_s(), void_due_s(self, exchange)]
         return min((time for time in times if time is not None), default=None)
@@ -314,12 +318,13 @@ class Round:
 
     def _exchange(self, signed: Signed[Roster], commits: tuple[Signed[Commit], ...], now_s: float) -> list[Effect]:
         """Take part in the exchange of this view's roster."""
-        view, policy = self.deciding.view, self.state.policy
+        view = self.deciding.view
         for commit in commits:
             self.commits.add(commit, now_s)
         weights = tuple(self.state.weight(commit.message) for commit in commits)
-        parts = assign_parts(self.context.leaves, commits, self.state.beacon, view, policy.reducers_min)
-        timeout_s = self.context.exchange_s * self.deciding.growth()
+        parts = self.state.parts(commits, view)
+        timeout_s = self.context.pace.timeout_s(self.grace_s, self.state.volume, commits, parts, view)
+        timeout_s *= self.deciding.growth()
         exchange = RosterExchange(self.context.me, signed, commits, parts, weights, timeout_s, now_s)
         self.exchanges[view] = exchange
         self.progress_s = now_s
@@ -353,20 +358,13 @@ class Round:
             return self.commits.start_s  # nobody has anything this round
         return self.commits.deadline_s(awaited, newcomers)
 
-    def _propose_due_s(self) -> float | None:
-        """When this view is given up without a proposal that I can prepare."""
-        if self.commit_over_s is None:
-            return None
-        start_s = max(self.commit_over_s, self.view_s)
-        exchange = self.exchanges.get(self.deciding.view)
-        proposed = self.deciding.view in self.proposals
-        gone = self.state.proposer(self.deciding.view) in self.down
-        patience_s = self.grace_s * self.deciding.growth()
-        if gone and not proposed:
-            return start_s + patience_s / 4
-        if exchange is not None:
-            return exchange.start_s + LATE_PROPOSAL * exchange.timeout_s
-        return start_s + patience_s + (LATE_PROPOSAL * self.context.exchange_s if proposed else 0.0)
+    def _tick(self, exchange: RosterExchange, now_s: float) -> list[Effect]:
+        """Act on what is late in an exchange."""
+        was_late = exchange.is_late
+        effects = exchange.tick(now_s, self.down)
+        if exchange.is_late and not was_late:
+            self.context.pace.missed(*exchange.lacking(self.down))
+        return effects
 
     def enter(self, view: int, now_s: float) -> list[Effect]:
         """A new view began: drop what views long past left, and take up what came early."""

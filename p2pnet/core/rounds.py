@@ -6,8 +6,9 @@ Contract: protocols/round-1.md.
 
 from __future__ import annotations
 
-from p2pnet.core.answers import answer_ask, own_messages, prepared_quorum
+from p2pnet.core.answers import answer_ask, own_messages
 from p2pnet.core.events import (
+    Accuse,
     Applied,
     Audited,
     Broadcast,
@@ -21,8 +22,10 @@ from p2pnet.core.events import (
     Note,
     PeerDown,
     PeerUp,
+    Proven,
     ReduceDone,
     Report,
+    RoundTrip,
     ScatterFailed,
     Send,
     Serve,
@@ -31,10 +34,15 @@ from p2pnet.core.events import (
     Started,
     Tick,
     Train,
+    Unproven,
 )  # fmt: skip
+from p2pnet.core.evidence import Offence, accuse_of_two
+from p2pnet.core.exchange import LATE_REDUCE
+from p2pnet.core.newcomers import Newcomers
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import SwarmState
+from p2pnet.core.witness import Witness
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import Message, encode
 from p2pnet.wire.round import Ask, Commit, Decision, Proposal, Quorum, Reduced, Roster, Skip, Vote
@@ -47,7 +55,6 @@ DECISIONS_PER_ROUND = 3
 ASK_EVERY_S = 0.5  # to one peer, and answers to one peer
 ASKED_AT_ONCE = 4  # peers that a stalled one asks each time it wakes
 RESEND_MAX_S = 5.0
-AWAIT_NEWCOMER_ROUNDS = 2  # whole rounds that wait for a peer that is there and was in no roster yet
 TICK_MIN_S = 0.01  # ticks come no faster than this, whatever a deadline says
 PEERS_MAX = 4096  # rows of what is remembered about peers
 
@@ -59,12 +66,13 @@ class Rounds:
         self.context = context
         self.state = state
         self.round = Round(context, state, now_s, restored)
-        self.up: set[PeerId] = set()
+        self.witness = Witness()
+        self.up: dict[PeerId, float] = {}  # since when
         self.stalled_s: float | None = None
         self.missing: tuple[PeerId, ...] = ()
         self._down: set[PeerId] = set()
         self._here: set[PeerId] = set()  # peers that are up and have said something: their learner stands at a round
-        self._newcomers: dict[PeerId, int] = {}  # peers that are here and in no roster: rounds they were waited for
+        self._newcomers = Newcomers()
         self._heard_s: dict[PeerId, float] = {}  # voters
         self._expected = state.expected()
         self._later: set[PeerId] = set()  # voters heard in a later round
@@ -72,7 +80,7 @@ class Rounds:
         self._decisions: dict[int, dict[PeerId, Heard]] = {}
         self._asked_s: dict[PeerId, float] = {}
         self._answered_s: dict[PeerId, float] = {}
-        self._ahead: dict[PeerId, list[Heard]] = {}  # by author
+        self._ahead: dict[PeerId, list[tuple[Heard, float]]] = {}  # by author, with the time of each
         self._now_s = now_s
         self._trains = False
         self._train_s: float | None = now_s
@@ -85,7 +93,8 @@ class Rounds:
         """When a `Tick` is wanted, at the latest."""
         if self.round.decided is not None:
             return None
-        times = [self.round.deadline_s(self._now_s), self._resend_s, None if self._trains else self._train_s]
+        train_s = None if self._trains or self.round.certificate else self._train_s
+        times = [self.round.deadline_s(self._now_s), self._resend_s, train_s]
         return max(min(time for time in times if time is not None), self._now_s + TICK_MIN_S)
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
@@ -110,20 +119,45 @@ class Rounds:
             case Heard():
                 return self._hear(event, now_s)
             case PeerUp(peer):
-                self.up.add(peer)
+                self.up[peer] = now_s
                 self._down.discard(peer)
                 self._look_around()
                 return [*self._ask(peer, now_s), *self.round.advance(now_s)]
             case PeerDown(peer):
-                self.up.discard(peer)
+                self.up.pop(peer, None)
                 self._here.discard(peer)
                 self._see_down(peer)
                 self._look_around()
                 return self.round.advance(now_s)
+            case RoundTrip(peer, after_s):
+                self.context.pace.answered(peer, after_s)
+                return []
             case Applied():
                 return self._next(now_s) if event.round == self.state.round else []
+            case Proven(offence, raw):
+                return self._accuse(offence, raw, now_s)
+            case Unproven(digest, worthless):
+                self.context.docket.failed(digest, worthless, now_s + self.round.grace_s / 2)
+                return self.round.advance(now_s)
             case _:
                 return self._report(event, now_s) if event.round == self.state.round else []
+
+    def _accuse(self, offence: Offence, raw: bytes, now_s: float) -> list[Effect]:
+        """Somebody was proved to lie: keep the proof and pass it on, the first one against each."""
+        docket = self.context.docket
+        if not docket.wants(offence, self.state):
+            return []
+        docket.hold(offence)
+        note = Note(offence.round, "evidence", offence.what, (offence.peer,))
+        return [Accuse(offence, raw), note, *self.round.advance(now_s)]
+
+    def _bear_witness(self, heard: Heard, now_s: float) -> list[Effect]:
+        """See whether somebody has now signed two things for one slot."""
+        effects: list[Effect] = []
+        for found in self.witness.observe(heard.message, self.round):
+            offence, raw = accuse_of_two(found)
+            effects += self._accuse(offence, raw, now_s)
+        return effects
 
     def _report(self, event: Report, now_s: float) -> list[Effect]:
         """What the shell reports about the current round."""
@@ -135,7 +169,7 @@ class Rounds:
             case Skipped():
                 return self.round.skipped(event, now_s)
             case SliceArrived():
-                return self.round.slice_arrived(event)
+                return self.round.slice_arrived(event, now_s)
             case ReduceDone():
                 return self.round.reduce_done(event, now_s)
             case ScatterFailed():
@@ -159,12 +193,14 @@ class Rounds:
         if first.round > self.state.round:
             self._keep(heard, message, first.round)
             return self._ask(heard.sender, now_s) if self.round.decided is None else []
-        if first.round < self.state.round or self.round.decided is not None:
+        if first.round < self.state.round:
             return []
+        if self.round.decided is not None:
+            return self._bear_witness(heard, now_s)
         if not self._caught_up and isinstance(message, Commit):
             self._caught_up = True  # others are in this very round: train, and do not wait for a decision of it
             self._train_s = self._train_s if self.behind() else now_s
-        return self._dispatch(heard, now_s)
+        return [*self._dispatch(heard, now_s), *self._bear_witness(heard, now_s)]
 
     def _remember(self, heard: Heard, message: Message, now_s: float) -> None:
         """Note that a voter is alive: who hands something over, and who says what nobody repeats for it."""
@@ -191,7 +227,7 @@ class Rounds:
                 return
             messages = self._ahead.setdefault(author, [])
             if len(messages) < AHEAD_PER_PEER:
-                messages.append(heard)
+                messages.append((heard, self._now_s))
 
     def _dispatch(self, heard: Heard, now_s: float) -> list[Effect]:
         """Hand a message of the current round to it."""
@@ -220,10 +256,9 @@ class Rounds:
     def _look_around(self) -> None:
         """Tell the round whose commits are waited for: the last roster's, and shortly those that have just come."""
         down = frozenset(self._down)
-        self.round.awaited = (self._expected | {self.context.me}) - down
-        self.round.newcomers = frozenset(
-            peer for peer, waited in self._newcomers.items() if waited < AWAIT_NEWCOMER_ROUNDS and peer in self.up
-        )
+        self.round.awaited = frozenset(peer for peer in self._expected | {self.context.me} if not self.state.bars(peer))
+        self.round.awaited -= down
+        self.round.newcomers = self._newcomers.awaited(self.up.keys(), self.state)
         self.round.down = down
 
     def _see_here(self, peer: PeerId) -> None:
@@ -231,7 +266,7 @@ class Rounds:
         if peer in self.up and peer not in self._here:
             self._here.add(peer)
             if peer not in self._expected:
-                self._newcomers.setdefault(peer, -1)  # this round, of which it had a part only, does not count
+                self._newcomers.add(peer)
             self._look_around()
 
     def _see_down(self, peer: PeerId) -> None:
@@ -245,20 +280,21 @@ class Rounds:
         if decided is None:
             return []
         before, self.state = self.state, decided.after
+        self.context.docket.forget(self.state)
         self._caught_up = not self.round.from_decision
         present = {peer for peer, member in self.state.members.items() if member.last == before.round}
         self._expected = self.state.expected()
-        left_out = [(peer, waited) for peer, waited in self._newcomers.items() if peer not in present]
-        self._newcomers = {peer: waited + (peer in self._here) for peer, waited in left_out[-PEERS_MAX:]}
-        for peer in self._here.difference(present, self._newcomers):
-            self._newcomers[peer] = 0
+        self._newcomers.next_round(present, self._here)
         voters = set(self.state.electorate)
         self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}
         self._later.clear()
-        trained_s = self.round.commits.held.get(self.context.me, (None, now_s))[1]
-        self.round = Round(self.context, self.state, now_s)
+        certified_s, update_s = self.round.certified_s, self.round.commits.held.get(self.context.me, (None, now_s))[1]
+        self.context.pace.next_round(self.context.pace.longest_s(self.round.grace_s, self.state.volume))
+        self.round, self.witness = Round(self.context, self.state, now_s), Witness()
         if self.state.policy.overlap:  # it is trained since my update to the last one was there
-            self.round.commits.start_s = trained_s
+            self.round.commits.begin(update_s)
+        elif certified_s is not None:  # of a decision that came whole nobody knows when it was made
+            self.round.commits.begin(certified_s)
         self._look_around()
         self._trains = False
         self._train_s = now_s + (self.round.grace_s if self.behind() else 0.0)
@@ -272,8 +308,12 @@ class Rounds:
         self._decisions = {number: kept for number, kept in self._decisions.items() if number >= self.state.round}
         effects: list[Effect] = []
         decisions = self._decisions.pop(self.state.round, {})
-        for heard in [*decisions.values(), *(heard for kept in ahead.values() for heard in kept)]:
+        for heard in decisions.values():
             effects += self._hear(heard, now_s)
+        for heard, at_s in (one for kept in ahead.values() for one in kept):
+            effects += self._hear(heard, now_s)
+            if self.round.certified_s == now_s:  # this made it: the next round began when it came, not when I was ready
+                self.round.certified_s = at_s
         if not self._caught_up and self.round.undecided_certificate is None and self.round.decided is None:
             for sender in decisions or list(self._asked_s)[-1:]:
                 effects += self._ask(sender, now_s)
@@ -281,11 +321,11 @@ class Rounds:
 
     def _train(self, now_s: float) -> list[Effect]:
         """Start training, unless the round is already decided elsewhere: then its decision is on the way."""
-        if self._trains or self._train_s is None or now_s < self._train_s or self.round.decided is not None:
+        if self._trains or self._train_s is None or now_s < self._train_s or self.round.certificate is not None:
             return []
         self._trains = True
         wanted = self.state.round % self.state.policy.snapshot_rounds == 0
-        return [Train(self.state.round, self.state.beacon, wanted)]
+        return [Train(self.state.round, self.state.beacon, wanted, self.round.commits.end_s)]
 
     def _ask(self, peer: PeerId, now_s: float) -> list[Effect]:
         if peer == self.context.me or now_s - self._asked_s.get(peer, -ASK_EVERY_S) < ASK_EVERY_S:
@@ -306,9 +346,8 @@ class Rounds:
         self._answered_s[peer] = now_s
         if ask.round < self.state.round or self.round.decided is not None:
             return [Serve(peer, ask.round)]
-        effects: list[Effect] = [Send(peer, raw, True) for raw in answer_ask(self.round, ask.view)]
-        proof = prepared_quorum(self.round)
-        return [*effects, *([Send(peer, encode(proof), False)] if proof else [])]
+        came_s = self.up.get(peer)
+        return answer_ask(self.round, peer, ask.view, came_s is not None and now_s - came_s < self.round.grace_s)
 
     def _watch(self, now_s: float) -> list[Effect]:
         """When nothing moves: send my votes again, ask around, and say who is missing."""
@@ -324,8 +363,11 @@ class Rounds:
         self._resend_s = now_s + self._resend_after_s
         effects: list[Effect] = [Broadcast(raw, True) for raw in own_messages(self.round)]
         up = sorted(self.up)
-        for peer in self.context.rng.sample(up, min(ASKED_AT_ONCE, len(up))):
-            effects += self._ask(peer, now_s)
+        exchange = self.round.exchanges.get(self.round.deciding.view)
+        if exchange is None or now_s >= exchange.start_s + LATE_REDUCE * exchange.timeout_s:
+            # Before, it is bytes that are waited for: an answer would be roster and proposal, 50 kB of what is here.
+            for peer in self.context.rng.sample(up, min(ASKED_AT_ONCE, len(up))):
+                effects += self._ask(peer, now_s)
         return [*effects, *self._stall(quiet_s, now_s)]
 
     def _stall(self, quiet_s: float, now_s: float) -> list[Effect]:
@@ -337,12 +379,17 @@ class Rounds:
             for peer in self.state.electorate
             if peer != self.context.me and (peer in self._down or now_s - self._heard_s.get(peer, -stall_s) >= stall_s)
         )
+        voters, deciding = len(self.state.electorate), self.round.deciding
+        what = "are here"
+        if voters - len(silent) >= deciding.needed:  # enough are heard, and do not hear us, or cannot vote
+            voted = deciding.voters()
+            silent = tuple(peer for peer in self.state.electorate if peer != self.context.me and peer not in voted)
+            what = f"have voted in view {deciding.view}"
         if self.stalled_s is not None and silent == self.missing:
             return []
         self.stalled_s = self.stalled_s if self.stalled_s is not None else now_s - quiet_s
         self.missing = silent
-        voters = len(self.state.electorate)
-        detail = f"{voters - len(silent)} of {voters} voters are here, {self.round.deciding.needed} are needed"
+        detail = f"{voters - len(silent)} of {voters} voters {what}, {deciding.needed} are needed"
         return [Note(self.state.round, "stalled", detail, silent)]
 
     def _unstall(self, now_s: float) -> list[Effect]:

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from p2pnet.core.docket import Docket
 from p2pnet.core.events import Effect, Persist
+from p2pnet.core.pace import Pace
 from p2pnet.core.state import HashChain
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import Message
@@ -25,10 +27,10 @@ class Context:
     sign: Sign
     verify: Verify
     chain: HashChain
-    leaves: int  # of the payload, and so of the result
-    exchange_s: float  # the time-out of an exchange in view 0: grace and what the bytes take on a slow link
+    pace: Pace  # of this peer's exchanges, over all rounds
     rng: random.Random
     audits: bool = True
+    docket: Docket = field(default_factory=Docket)  # what this peer can prove, over all rounds
 
 
 @dataclass(frozen=True, slots=True)

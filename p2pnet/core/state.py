@@ -8,18 +8,31 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field, replace
 
+from p2pnet.core.parts import HALVINGS_MAX, Part, assign_parts
+from p2pnet.core.shares import Volume
 from p2pnet.identity import PeerId
 from p2pnet.wire.manifest import Manifest, Policy
-from p2pnet.wire.round import WEIGHT_MAX, Commit, Outcome, next_lineage, outcome_digest
-from p2pnet.wire.signing import Signed
+from p2pnet.wire.round import (
+    REDUCED_RAW_MAX,
+    WEIGHT_MAX,
+    Commit,
+    Exclusion,
+    Outcome,
+    Reduced,
+    next_lineage,
+    outcome_digest,
+)
+from p2pnet.wire.signing import Signed, open_signed
 
 CHAIN_LENGTH = 1 << 16  # reveals before a peer has to register a new chain: 30 ms to build
 _STRETCH = 256  # values between two that are kept
 FORGET_ROUNDS = 10_000  # a member unseen for this long loses its row, and with it its seniority
 FORGET_FACTOR = 64  # and so does one unseen for so many times the rounds it served: names that came once cost 4096 rows
+FORGIVE_ROUNDS = 16  # decided rosters in which a slow reducer had no part, until it is tried again
+EVIDENCE_ROUNDS = 256  # a lie of a round longer ago excludes nobody
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +43,7 @@ class Member:
     accepted: int  # decided rosters it was in: its length of service
     joined: int  # the round of its first one
     last: int  # the round of its latest one
+    halvings: int = 0  # of its rates: deadlines that it missed as a reducer and has not made good
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +58,11 @@ class SwarmState:
     electorate: tuple[PeerId, ...]  # sorted
     members: Mapping[PeerId, Member]
     founders: frozenset[PeerId]
+    volume: Volume  # of a payload and a result; the manifest's parameters and codec decide it
+    excluded: Mapping[PeerId, int] = field(default_factory=dict)  # who was proved to lie -> the round it may be back in
 
     @classmethod
-    def genesis(cls, swarm: bytes, manifest: Manifest) -> SwarmState:
+    def genesis(cls, swarm: bytes, manifest: Manifest, volume: Volume) -> SwarmState:
         """The state before round 0."""
         return cls(
             swarm,
@@ -57,18 +73,27 @@ class SwarmState:
             manifest.founders,
             {},
             frozenset(manifest.founders),
+            volume,
         )
 
     def expected(self) -> frozenset[PeerId]:
         """Who should commit this round: who was in the last roster, the founders at first."""
         if self.round == 0 or not self.members:
-            return self.founders
+            return frozenset(peer for peer in self.founders if not self.bars(peer))
         last = max(member.last for member in self.members.values())
-        return frozenset(peer for peer, member in self.members.items() if member.last == last)
+        return frozenset(peer for peer, member in self.members.items() if member.last == last and not self.bars(peer))
 
     def knows(self, peer: PeerId) -> bool:
         """Tell whether a peer is more than a name: a founder, or in a decided roster not long ago."""
         return peer in self.members or peer in self.founders
+
+    def bars(self, peer: PeerId) -> bool:
+        """Tell whether a peer is excluded in this round: it commits nothing, reduces nothing and does not vote."""
+        return self.round < self.excluded.get(peer, 0)
+
+    def may_exclude(self, peer: PeerId) -> bool:
+        """Tell whether an outcome may exclude a peer: one that is known, and not excluded already."""
+        return self.knows(peer) and not self.bars(peer)
 
     def admits_preimage(self, peer: PeerId, preimage: bytes) -> bool:
         """Tell whether this is the next value of the peer's hash chain; the first one it shows is its tip."""
@@ -81,10 +106,16 @@ class SwarmState:
         return order[view % len(order)]
 
     def outcome(
-        self, roster: bytes, view: int, reduced: tuple[bytes, ...], commits: Sequence[Signed[Commit]], state: bytes
+        self,
+        roster: bytes,
+        view: int,
+        reduced: tuple[bytes, ...],
+        commits: Sequence[Signed[Commit]],
+        state: bytes,
+        excluded: tuple[Exclusion, ...] = (),
     ) -> Outcome:
         """Build the outcome that a proposer of this round proposes; VOID when `roster` is empty."""
-        peers = [commit.peer for commit in commits]
+        peers = [commit.peer for commit in commits] if roster else self.electorate
         return Outcome(
             self.swarm,
             self.round,
@@ -92,9 +123,10 @@ class SwarmState:
             roster,
             view,
             reduced,
-            self.next_electorate(peers) if roster else self.electorate,
+            self.next_electorate(peers, {each.peer for each in excluded}),
             self.next_beacon(commits),
             state,
+            excluded,
         )
 
     def next_beacon(self, commits: Sequence[Signed[Commit]]) -> bytes:
@@ -102,12 +134,15 @@ class SwarmState:
         revealed = b"".join(c.message.preimage for c in sorted(commits, key=lambda c: c.peer) if c.peer in self.members)
         return _hash(b"p2pnet/beacon/1\n", self.beacon, self.round.to_bytes(4, "big"), revealed)
 
-    def next_electorate(self, roster: Sequence[PeerId]) -> tuple[PeerId, ...]:
-        """Voters of the next round: those that did not miss this one, then by seniority up to 1/8 new ones, or one."""
-        present = set(roster)
+    def next_electorate(self, roster: Sequence[PeerId], excluded: Set[PeerId] = frozenset()) -> tuple[PeerId, ...]:
+        """Voters of the next round: those that did not miss this one, then by seniority up to 1/8 new ones, or one.
+
+        excluded: in this round; of the voters at least one is not.
+        """
+        present = set(roster) - excluded
         stay = [peer for peer in self.electorate if peer in present]
         if not stay:  # nobody that may vote trained: the voters stay, or nobody could ever decide again
-            return self.electorate
+            return tuple(peer for peer in self.electorate if peer not in excluded)
         room = min(max(1, len(self.electorate) // 8), self.policy.voters_max - len(stay))
         candidates = sorted((p for p in present.difference(stay) if self._may_vote(p)), key=self._seniority)
         return tuple(sorted(stay + candidates[:room]))
@@ -127,18 +162,47 @@ class SwarmState:
                 if old
                 else Member(tip, 1, self.round, self.round)
             )
+        self._note_deadlines(members, decided, commits)
+        number = self.round + 1
+        excluded = {peer: until for peer, until in self.excluded.items() if number - until < EVIDENCE_ROUNDS}
+        excluded |= {each.peer: number + self.policy.exclude_rounds for each in decided.excluded}
         return replace(
             self,
-            round=self.round + 1,
+            round=number,
             lineage=next_lineage(self.lineage, outcome_digest(outcome)),
             beacon=decided.beacon,
             electorate=decided.electorate,
             members=members,
+            excluded=excluded,
         )
+
+    def parts(self, commits: Sequence[Signed[Commit]], view: int) -> tuple[Part, ...]:
+        """Who reduces what, of this roster in this view; `commits`: at least one."""
+        rows = {commit.peer: self.members.get(commit.peer) for commit in commits}
+        halvings = {peer: row.halvings for peer, row in rows.items() if row}
+        return assign_parts(self.volume, commits, self.beacon, view, self.policy.reducers_min, halvings)
 
     def weight(self, commit: Commit) -> int:
         """The weight 1..8 of a commit in the reduction, by its samples against a full round's."""
-        return max(1, min(WEIGHT_MAX, -(-WEIGHT_MAX * commit.samples // self.policy.round_samples)))
+        return weight_of(commit, self.policy.round_samples)
+
+    def _note_deadlines(
+        self, members: dict[PeerId, Member], decided: Outcome, commits: Sequence[Signed[Commit]]
+    ) -> None:
+        """Halve the rate of who reduced too late, so that its backup's part was decided; take it back from who did not.
+
+        Who is halved so far that it has no part any more is tried again now and then.
+        """
+        parts = self.parts(commits, decided.view) if commits else ()
+        idle = {commit.peer for commit in commits}
+        for part, raw in zip(parts, decided.reduced, strict=False):  # as many of both, or it was not decided
+            author = open_signed((Reduced,), raw, _trust, REDUCED_RAW_MAX).peer
+            change = -1 if author == part.reducer else 1
+            members[part.reducer] = _halve(members[part.reducer], change)
+            idle.discard(part.reducer)
+        for peer in idle:
+            if members[peer].halvings and members[peer].accepted % FORGIVE_ROUNDS == 0:
+                members[peer] = _halve(members[peer], -1)
 
     def _may_vote(self, peer: PeerId) -> bool:
         member = self.members.get(peer)
@@ -148,6 +212,11 @@ class SwarmState:
     def _seniority(self, peer: PeerId) -> tuple[bool, int, bytes]:
         member = self.members.get(peer)
         return (peer not in self.founders, -(member.accepted if member else 0), peer)
+
+
+def weight_of(commit: Commit, round_samples: int) -> int:
+    """The weight 1..8 of a commit, by its samples against those that give the full weight."""
+    return max(1, min(WEIGHT_MAX, -(-WEIGHT_MAX * commit.samples // round_samples)))
 
 
 def quorum(voters: int) -> int:
@@ -194,6 +263,16 @@ class HashChain:
         for _ in range(min(_STRETCH, self._length - mark * _STRETCH)):
             values.append(hashlib.sha256(values[-1]).digest())
         return values
+
+
+def _halve(member: Member, change: int) -> Member:
+    """The row with so many more halvings, within bounds."""
+    halvings = min(HALVINGS_MAX, max(0, member.halvings + change))
+    return member if halvings == member.halvings else replace(member, halvings=halvings)
+
+
+def _trust(_peer: PeerId, _data: bytes, _signature: bytes) -> bool:
+    return True  # it was checked before it was decided
 
 
 @functools.lru_cache(maxsize=256)

@@ -36,6 +36,7 @@ def act(round_: Round, actions: list[votes.Action], now_s: float, bundled: bool 
                     effects.append(Broadcast(encode(quorum), False))
             case votes.Sealed(view, value, endorsements):
                 round_.certificate = bundle(round_.state, view, Phase.SEAL, value, endorsements)
+                round_.certified_s = now_s
                 if not bundled or round_.context.me == round_.state.proposer(view):
                     effects.append(Broadcast(encode(round_.certificate), False))
             case votes.Entered(view):

@@ -16,7 +16,7 @@ class Asking:
 
     ids_max: int = 8192
     ids_per_peer_max: int = 1024
-    announcers_max: int = 8
+    announcers_max: int = 64
     tries_max: int = 6
     wait_s: float = 1.0
 
@@ -73,6 +73,11 @@ class Wanted:
         if wish.asked is None and due_s < wish.due_s:
             wish.due_s, wish.graft = due_s, graft
             self._push(due_s, message_id)
+
+    def announcers(self, message_id: bytes) -> tuple[PeerId, ...]:
+        """Who said that it has a message that was asked for at once, since it is not new; else nobody."""
+        wish = self._wishes.get(message_id)
+        return tuple(wish.announcers) if wish is not None and wish.asked is not None and not wish.graft else ()
 
     def arrived(self, message_id: bytes) -> PeerId | None:
         """Forget a message that came, or that is of no use; returns who was asked for it last."""

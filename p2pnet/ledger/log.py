@@ -278,6 +278,10 @@ class Ledger:
             raise ValueError(f"no tree of {size} in a log of {have}")
         return Tree(have if size is None else size, self._node)
 
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement of a table that another module keeps in this file; inside `batch` when it writes."""
+        return self._rows(sql, *values)
+
     def _prepare(self) -> None:
         """Set the file up or check it; one transaction, so that a file is whole or empty."""
         self._rows("PRAGMA busy_timeout = 5000")  # a reader such as `p2pnet log`

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ class RoundTask:
     round_id: int
     beacon: bytes  # 32 bytes
     state_wanted: bool  # hash the parameters before training
+    end_s: float = math.inf  # of the round's window, by `time.monotonic`; rank 0's
 
 
 @dataclass(frozen=True, slots=True)

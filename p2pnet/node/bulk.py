@@ -9,26 +9,27 @@ from typing import TypeVar, TypeVarTuple, Unpack
 import trio
 
 from p2pnet.core import events as ev
+from p2pnet.core.pace import SLOW_BYTES_PER_S
 from p2pnet.core.parts import CHUNKS_PER_LEAF, Part
 from p2pnet.errors import NetworkError, P2pnetError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text
 from p2pnet.net.host import Host, Stream
-from p2pnet.node.reducing import open_output, reduce_slices
+from p2pnet.node.lines import ANSWER_S, Lines
+from p2pnet.node.proving import judge_leaf, prove_malformed
+from p2pnet.node.reducing import leaf_frames, open_output, reduce_slices
 from p2pnet.node.views import ROSTER_WAIT_S, Piece, View, Views
 from p2pnet.numerics.dense import restore, shorten
 from p2pnet.numerics.formats import ChunkFormat
-from p2pnet.numerics.reduce import reduce_leaf
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, decode, encode
-from p2pnet.wire.exchange import REQUESTS, GetLeaf, GetOutput, LeafProof, Leaves, Slice
+from p2pnet.wire.evidence import ShownLeaf
+from p2pnet.wire.exchange import NORM_BYTES, REQUESTS, GetLeaf, GetOutput, Leaves, Slice, norms_root
 from p2pnet.wire.round import REDUCED_RAW_MAX, Reduced
 from p2pnet.wire.signing import Verify, open_signed
 
 log = logging.getLogger(__name__)
 
 PROTOCOL = "/p2pnet/exchange/1"
-SLOW_BYTES_PER_S = 1_250_000  # 10 Mbit/s: what a deadline expects of a link
-ANSWER_S = 10.0  # what a deadline allows besides
 HASH_BYTES_MAX = 1 << 18  # hashed in the loop, in 0.2 ms or so: to wake a thread for it takes as long
 OTHER_ROOT, MALFORMED = "with another root", "that are malformed"  # what may be wrong with a reduced part
 
@@ -51,18 +52,23 @@ class Bulk:
         report: Callable[[ev.Event], None],
         blame: Callable[[PeerId, str], None],
         stored: Callable[[int, bytes], bytes | None],
+        accuse: Callable[[bytes], None],
+        caps_bps: tuple[int, int] = (0, 0),
     ) -> None:
         """round_id: the round that is not decided yet.   formats: of payload and result.   is_dense: send dense-1.
 
         report: takes events for the core.   blame: told who broke which rule.   stored: parts that the ledger has.
+        accuse: takes evidence.
+        caps_bps: what the operator allows, up and down; 0: no cap.
         """
         self._host, self._swarm, self._chunks, self._verify = host, swarm, chunks, verify
         self._in, self._out, self._is_dense = *formats, is_dense
-        self._report, self._blame, self._stored = report, blame, stored
+        self._report, self._blame, self._stored, self._accuse = report, blame, stored, accuse
         self._payloads: dict[int, tuple[bytes, merkle.Tree]] = {}  # by round
         self._outputs: dict[tuple[int, bytes], bytes] = {}  # round, root -> reduced bytes
         self._frames: dict[tuple[int, bytes], bytes] = {}  # as they travel, where that differs
         self.views = Views(round_id)
+        self.lines = Lines(sum(fmt.payload_bytes(chunks) for fmt in formats), caps_bps)
         self._cpu = trio.CapacityLimiter(1)  # one reduction at a time, beside the training
         self._hashing = trio.CapacityLimiter(1)
 
@@ -76,9 +82,15 @@ class Bulk:
         self._payloads[round_id] = payload, tree
         return tree.root()
 
+    def left_out(self, round_id: int, after_s: float) -> None:
+        """A round is decided in which most reducers had not got my slices, so long after its roster."""
+        if round_id in self._payloads:
+            self.lines.late(len(self._payloads[round_id][0]), after_s)
+
     def forget(self, decided: int) -> None:
         """A round is decided: drop what nobody asks for any more."""
         self.views.forget(decided)
+        self.lines.next_round()
         oldest = self.views.oldest
         self._payloads = {r: kept for r, kept in self._payloads.items() if r >= oldest}
         self._outputs = {key: data for key, data in self._outputs.items() if key[0] >= oldest}
@@ -133,12 +145,14 @@ class Bulk:
                 about = (message.swarm, message.round, message.view, message.part, message.roster)
                 if signed.peer != to or about != (self._swarm, effect.round, effect.view, part.index, view.roster):
                     raise PeerError(to, "exchange-1/R5", "a digest of something else")
-                output = await self._unwrap(to, await stream.receive_frame(output_bytes), self._out, output_bytes)
-                if flaw := await self._take_output(effect.round, message.root, part, output):
-                    raise PeerError(to, "exchange-1/R5", f"reduced bytes {flaw}")
-                self._report(ev.Heard(to, signed))
-                self._report(ev.Gathered(effect.round, message.root))
-                return
+                frame = await self.lines.receive(stream, output_bytes)
+            # The stream is closed: by that the reducer sees what its line carries.
+            output = await self._unwrap(to, frame, self._out, output_bytes)
+            if flaw := await self._take_output(effect.round, message.root, part, output):
+                raise PeerError(to, "exchange-1/R5", f"reduced bytes {flaw}")
+            self._report(ev.Heard(to, signed))
+            self._report(ev.Gathered(effect.round, message.root))
+            return
         raise NetworkError("no result within the time")
 
     async def reduce(self, effect: ev.Reduce) -> None:
@@ -148,16 +162,22 @@ class Bulk:
             return
         pieces = view.pieces.get(effect.part.index, {})
         slices = {peer: pieces[peer].data for peer in effect.senders if peer in pieces}
-        output, inputs, malformed = await self._beside(reduce_slices, view.exchange, slices, self._in, self._out)
+        output, inputs, norms, malformed = await self._beside(reduce_slices, view.exchange, slices, self._in, self._out)
         for peer, error in malformed.items():  # under its signed commit: nobody else can have done that
             log.warning("%s committed to a malformed slice: %s", peer_id_text(peer), error)
             self._blame(peer, error.rule)
+            commit = next(commit.raw for commit in view.exchange.commits if commit.peer == peer)
+            proof = await self._beside(prove_malformed, commit, self.leaves, effect.part, pieces[peer], self._in)
+            if proof is not None:
+                self._accuse(proof)
         if output:
             root = merkle.root(await self._hash(output, self._out))
             self._outputs[effect.round, root] = output
             if self._is_dense:  # once for all who wait for it
                 self._frames[effect.round, root] = await self._wrap(output, self._out)
-            self._report(ev.ReduceDone(effect.round, effect.view, effect.part.index, inputs, root))
+            view.norms[effect.part.index], taken = norms, sum(code > 0 for code in inputs)
+            about = effect.round, effect.view, effect.part.index
+            self._report(ev.ReduceDone(*about, inputs, root, norms_root(norms, taken)))
 
     def answer(self, effect: ev.Answer) -> None:
         """Let everybody who waits for this part have it."""
@@ -209,27 +229,27 @@ class Bulk:
         wanted = [place for place, q in enumerate(effect.inputs) if q]
         leaf_bytes = self._leaf_bytes(effect.part.start + effect.leaf, self._in)
         with trio.fail_after(ANSWER_S + len(wanted) * leaf_bytes / SLOW_BYTES_PER_S):
-            pieces = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
-        clips = [effect.inputs[place] - 1 for place in wanted]
-        weights = [view.exchange.weights[place] for place in wanted]
-        total = sum(view.exchange.weights)
-        try:
-            leaf = await self._beside(reduce_leaf, pieces, weights, clips, total, self._in, self._out)
-        except WireError:
-            return False  # it reduced a leaf that is malformed; that counts as missing
-        start = effect.leaf * self._out.payload_bytes(CHUNKS_PER_LEAF)
-        return leaf == output[start : start + len(leaf)]
+            shown, norms = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
+        formats = self._in, self._out
+        is_honest, proof = await self._beside(judge_leaf, effect, view.exchange, shown, norms, output, formats)
+        if proof is not None:
+            self._accuse(proof)
+        return is_honest
 
-    async def _fetch_leaf(self, effect: ev.Audit, view: View, wanted: list[int], leaf_bytes: int) -> list[bytes]:
-        """The inputs of a leaf, in the order of `wanted`, each proven against its sender's commit."""
+    async def _fetch_leaf(
+        self, effect: ev.Audit, view: View, wanted: list[int], leaf_bytes: int
+    ) -> tuple[list[ShownLeaf], bytes]:
+        """The inputs of a leaf, in the order of `wanted`, each proven against its sender's commit; and all norms."""
         request = GetLeaf(self._swarm, effect.round, effect.view, effect.part.index, effect.leaf)
-        leaf, pieces = effect.part.start + effect.leaf, []
+        leaf, pieces = effect.part.start + effect.leaf, list[ShownLeaf]()
         async with await self._host.open_stream(effect.reducer, PROTOCOL, ANSWER_S) as stream:
+            asked_s = trio.current_time()
             await stream.send_frame(encode(request))
             try:
                 answer = decode((Leaves,), await stream.receive_frame(MESSAGE_BYTES_MAX))
             except WireError as error:
                 raise PeerError(effect.reducer, error.rule, error.detail) from error
+            self._report(ev.RoundTrip(effect.reducer, trio.current_time() - asked_s))
             if not answer.known or [proof.place for proof in answer.inputs] != wanted:
                 raise NetworkError("the reducer does not show the inputs")
             for proof in answer.inputs:
@@ -238,8 +258,12 @@ class Bulk:
                 if not merkle.verify_inclusion(root, self.leaves, leaf, merkle.leaf_hash(piece), proof.proof):
                     # Not blamed: the proposer may have told it another roster for this view.
                     raise NetworkError("a leaf that does not follow from its commit")
-                pieces.append(piece)
-        return pieces
+                pieces.append(ShownLeaf(piece, proof.proof))
+            size = NORM_BYTES * len(wanted) * (effect.part.stop - effect.part.start)
+            norms = await stream.receive_frame(size)
+            if len(norms) != size or norms_root(norms, len(wanted)) != effect.norms:
+                raise NetworkError("norms that are not those which it signed")
+        return pieces, norms
 
     # What others want -----------------------------------------------------------------------------------------------
 
@@ -253,11 +277,12 @@ class Bulk:
                 await self._receive_slice(stream, request)
             case GetOutput():
                 output = self.output(request.round, request.root) or b""
-                await self._send(stream, await self._wrap(output, self._out))
+                await self.lines.send(stream, await self._wrap(output, self._out))
             case GetLeaf():
                 await self._show_leaf(stream, request)
 
     async def _receive_slice(self, stream: Stream, request: Slice) -> None:
+        is_early = self.views.find(request.round, request.view) is None  # its bytes wait in buffers: not measured
         view = await self.views.wait(request.round, request.view, stream.peer)
         if view is None or view.roster != request.roster:
             await stream.aclose()  # a roster that was not accepted here: nobody's fault, and the backup is waiting
@@ -269,7 +294,7 @@ class Bulk:
         size = self._size(part, self._in)
         data = None
         with trio.move_on_after(ANSWER_S + size / SLOW_BYTES_PER_S):
-            data = await stream.receive_frame(size)
+            data = await (stream.receive_frame(size) if is_early else self.lines.receive(stream, size))
         if data is None:
             raise PeerError(stream.peer, "exchange-1/R4", "announced a slice that did not come")
         data = await self._unwrap(stream.peer, data, self._in, size)
@@ -283,38 +308,19 @@ class Bulk:
         if answer is None:
             await stream.aclose()
         else:
-            await self._send(stream, *answer)
+            await self.lines.send(stream, *answer)
 
     async def _show_leaf(self, stream: Stream, request: GetLeaf) -> None:
         view = self.views.find(request.round, request.view)
         part = view.part(request.part) if view else None
         answer = view.answered(request.part) if view else None
         if view is None or part is None or answer is None or request.leaf >= part.stop - part.start:
-            await self._send(stream, encode(Leaves((), (), 0)))
+            await self.lines.send(stream, encode(Leaves((), (), 0)))
             return
-        frames = await trio.to_thread.run_sync(
-            self._leaf_frames, view, part, answer[0], request.leaf, limiter=self._hashing
-        )
-        await self._send(stream, *frames)
-
-    def _leaf_frames(self, view: View, part: Part, raw: bytes, leaf: int) -> list[bytes]:
-        signed = open_signed((Reduced,), raw, self._verify, REDUCED_RAW_MAX)
-        pieces, proofs, frames = view.pieces.get(part.index, {}), [], []
-        start = leaf * self._in.payload_bytes(CHUNKS_PER_LEAF)
-        stop = start + self._leaf_bytes(part.start + leaf, self._in)
-        for place, commit in enumerate(view.exchange.commits):
-            if not signed.message.inputs[place]:
-                continue
-            piece = pieces.get(commit.peer)
-            if piece is None:
-                return [encode(Leaves((), (), 0))]  # forgotten meanwhile
-            proof = merkle.narrow_proof(
-                self.leaves, part.start, part.stop, piece.hashes, piece.proof, part.start + leaf
-            )
-            proofs.append(LeafProof(place, proof))
-            leaf_data = piece.data[start:stop]
-            frames.append(shorten(leaf_data, self._in) if self._is_dense else leaf_data)
-        return [encode(Leaves(tuple(proofs), (), 1)), *frames]
+        inputs = open_signed((Reduced,), answer[0], self._verify, REDUCED_RAW_MAX).message.inputs
+        about = view, part, inputs, request.leaf, self.leaves, self._in, self._is_dense
+        frames = await trio.to_thread.run_sync(leaf_frames, *about, limiter=self._hashing)
+        await self.lines.send(stream, *frames)
 
     # Inside ---------------------------------------------------------------------------------------------------------
 
@@ -330,12 +336,6 @@ class Bulk:
             return await self._beside(restore, frame, fmt, size // fmt.chunk_bytes)
         except WireError as error:
             raise PeerError(peer, error.rule, error.detail) from error
-
-    async def _send(self, stream: Stream, *frames: bytes) -> None:
-        """Send frames to somebody who may not read them."""
-        with trio.fail_after(ANSWER_S + 2 * sum(map(len, frames)) / SLOW_BYTES_PER_S):
-            for frame in frames:
-                await stream.send_frame(frame)
 
     def _note(self, what: str, peer: PeerId, error: Exception) -> None:
         """Log what failed, and lower the standing of who broke a rule."""

@@ -118,18 +118,22 @@ class CatchUp:
 
     async def _fetch_results(self, start: int, rounds: int) -> int:
         """Have the results from `start` on, the latest first; returns the round whose result nobody gives, else -1."""
-        for number in range(rounds - 1, start - 1, -1):
-            for entry, outcome, parts in self._history.rounds(number, number + 1):
-                for part, root in zip(parts, entry.roots, strict=True):
-                    if await trio.to_thread.run_sync(self._holds, number, root):
-                        continue
-                    data = await self._fetch_part(number, root, part)
-                    if data is None:
-                        return number
-                    await trio.to_thread.run_sync(self._history.ledger.fill, number, {root: data})
-                if not outcome.void:
-                    self._progress(f"results: {rounds - number} of {rounds - start} rounds")
+        results = await trio.to_thread.run_sync(self._results, start, rounds)
+        for number, parts in reversed(results):
+            for part, root in parts:
+                if await trio.to_thread.run_sync(self._holds, number, root):
+                    continue
+                data = await self._fetch_part(number, root, part)
+                if data is None:
+                    return number
+                await trio.to_thread.run_sync(self._history.ledger.fill, number, {root: data})
+            self._progress(f"results: {rounds - number} of {rounds - start} rounds")
         return -1
+
+    def _results(self, start: int, rounds: int) -> list[tuple[int, list[tuple[Part, bytes]]]]:
+        """By round, those of VOID left out: its parts and their roots."""
+        found = self._history.rounds(start, rounds)
+        return [(entry.round, list(zip(parts, entry.roots, strict=True))) for entry, _, parts in found if parts]
 
     async def _fetch_part(self, number: int, root: bytes, part: Part) -> bytes | None:
         """One reduced part from the first member that has it."""

@@ -190,6 +190,7 @@ class Diary:
             "payload_bytes": self.payload_bytes,
             "credits": list(self.credits),
             "electorate": [peer_id_text(peer) for peer in state.electorate],
+            "excluded": {peer_id_text(peer): end for peer, end in state.excluded.items() if state.bars(peer)},
             "behind": rounds.behind(),
             "stalled_s": None if rounds.stalled_s is None else round(now_s - rounds.stalled_s, 1),
             "missing": [peer_id_text(peer) for peer in rounds.missing],

@@ -9,17 +9,19 @@ from collections.abc import Callable, Iterator, Sequence
 import trio
 
 from p2pnet.core.history import Step, follow
-from p2pnet.core.parts import CHUNKS_PER_LEAF, Part, assign_parts
+from p2pnet.core.parts import CHUNKS_PER_LEAF, Part
+from p2pnet.core.shares import Volume
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import NetworkError, P2pnetError, PeerError, WireError
 from p2pnet.identity import PeerId, peer_id_text, verify
 from p2pnet.ledger.log import Entry, Ledger
 from p2pnet.net.host import Host, Stream
 from p2pnet.node import bridge as br
+from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.history import DECISIONS_MAX, PAGE_BYTES_MAX, Decisions, GetDecisions
 from p2pnet.wire.manifest import Manifest
-from p2pnet.wire.round import Commit, Decision, Outcome, Quorum, Reduced, decode_outcome
+from p2pnet.wire.round import Commit, Decision, Outcome, Quorum, Reduced, decode_outcome, roster_digest
 from p2pnet.wire.signing import Signed, open_signed
 
 log = logging.getLogger(__name__)
@@ -37,8 +39,8 @@ class History:
     def __init__(self, swarm: bytes, manifest: Manifest, ledger: Ledger) -> None:
         """Follow the ledger to its last round; raises P2pnetError when it is damaged."""
         self.swarm, self.manifest, self.ledger = swarm, manifest, ledger
-        self.leaves = -(-manifest.chunks // CHUNKS_PER_LEAF)
         self.state = replay(swarm, manifest, ledger)
+        self._passed = self.genesis()  # where `rounds` was last, and goes on: who reduces what follows from the state
         self._work = trio.CapacityLimiter(1)  # pages made or checked at once: they cost a tenth of a second
 
     async def serve(self, stream: Stream) -> None:
@@ -86,7 +88,7 @@ class History:
         state, steps, flaw = self.state, list[Step](), None
         for raw in decisions:
             try:
-                steps.append(follow(state, raw, self.leaves, verify))
+                steps.append(follow(state, raw, verify))
             except WireError as error:
                 flaw = error
                 break
@@ -112,19 +114,19 @@ class History:
 
     def rounds(self, start: int, stop: int) -> Iterator[tuple[Entry, Outcome, tuple[Part, ...]]]:
         """The decided rounds of a span, each with its outcome and who reduced what."""
-        before, beacon = self.ledger.entry(start - 1), SwarmState.genesis(self.swarm, self.manifest).beacon
-        if before is not None:
-            beacon = decode_outcome(before.outcome).beacon
-        for number in range(start, stop):  # one at a time: an entry has up to 90 kB
-            entry = self.ledger.entry(number)
+        state = self._passed if self._passed.round <= start else self.genesis()
+        while state.round < stop:  # one at a time: an entry has up to 90 kB
+            entry = self.ledger.entry(state.round)
             if entry is None:
                 return
-            outcome, parts = decode_outcome(entry.outcome), tuple[Part, ...]()
-            if not outcome.void:
-                reducers_min = self.manifest.policy.reducers_min
-                parts = assign_parts(self.leaves, open_commits(entry.commits), beacon, outcome.view, reducers_min)
-            yield entry, outcome, parts
-            beacon = outcome.beacon
+            outcome, commits = decode_outcome(entry.outcome), open_commits(entry.commits)
+            if state.round >= start:
+                yield entry, outcome, () if outcome.void else state.parts(commits, outcome.view)
+            self._passed = state = state.advance(entry.outcome, outcome, commits)
+
+    def genesis(self) -> SwarmState:
+        """The state before round 0."""
+        return SwarmState.genesis(self.swarm, self.manifest, volume_of(self.manifest))
 
     def outcomes(self, me: PeerId, start: int, stop: int) -> Iterator[br.Outcome]:
         """The outcomes of a span, for a learner that stopped at its start. Raises P2pnetError when one is not kept.
@@ -136,7 +138,7 @@ class History:
             result = () if outcome.void else self.ledger.result(entry.round)
             if result is None:
                 raise P2pnetError(f"{self.ledger.path}: the result of round {entry.round} is not kept any more")
-            named = None if outcome.void else _named(me, entry, outcome, parts, self.leaves)
+            named = None if outcome.void else _named(me, entry, outcome, parts, self.state.volume.leaves)
             yield br.Outcome(entry.round, entry.lineage, outcome.void, b"".join(result), named)
 
 
@@ -161,16 +163,26 @@ async def count_rounds(host: Host, members: Sequence[PeerId], swarm: bytes) -> i
     return max(counts)
 
 
+def volume_of(manifest: Manifest) -> Volume:
+    """What the payloads and results of a swarm take (codec-1); dense-1 makes both about as much shorter."""
+    codec = manifest.codec
+    sent, got = (ChunkFormat(k, codec.value_bits).payload_bytes(CHUNKS_PER_LEAF) for k in (codec.k, codec.k_result))
+    return Volume(-(-manifest.chunks // CHUNKS_PER_LEAF), sent, got)
+
+
 def replay(swarm: bytes, manifest: Manifest, ledger: Ledger) -> SwarmState:
     """Follow the decided rounds of a ledger from the manifest to the state they lead to.
 
     What the ledger holds was verified before it was written; a damaged file is found by its lineage.
     """
-    state = SwarmState.genesis(swarm, manifest)
+    state = SwarmState.genesis(swarm, manifest, volume_of(manifest))
     size = len(ledger)
     for start in range(0, size, 256):
         for entry in ledger.entries(start, start + 256):
-            state = state.advance(entry.outcome, decode_outcome(entry.outcome), open_commits(entry.commits))
+            outcome = decode_outcome(entry.outcome)
+            if not outcome.void and roster_digest(entry.commits) != outcome.roster:
+                raise P2pnetError(f"{ledger.path}: the commits of round {entry.round} are not those of its outcome")
+            state = state.advance(entry.outcome, outcome, open_commits(entry.commits))
             if state.lineage != entry.lineage:
                 raise P2pnetError(f"{ledger.path}: round {entry.round} does not lead to the lineage written beside it")
     return state

@@ -14,6 +14,7 @@ import trio
 from p2pnet.core import events as ev
 from p2pnet.core import gossip as news
 from p2pnet.core import membership as members
+from p2pnet.core.passing import swarm_of
 from p2pnet.errors import NetworkError, PeerError, WireError
 from p2pnet.identity import Identity, PeerId, peer_id_text, verify
 from p2pnet.net.control import addr_to_bytes, addr_to_text
@@ -21,7 +22,7 @@ from p2pnet.net.host import Host, PeerAddrs, Stream
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, Message, decode, encode
 from p2pnet.wire.gossip import MESSAGES as GOSSIP_MESSAGES
 from p2pnet.wire.membership import RECORD_BYTES_MAX, TOPIC, Hello, HelloAnswer
-from p2pnet.wire.round import Decision, Quorum, open_round_message
+from p2pnet.wire.round import Quorum, open_round_message
 from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
@@ -30,13 +31,13 @@ HELLO = "/p2pnet/membership/1"
 GOSSIP = "/p2pnet/gossip/1"
 ROUND = "/p2pnet/round/1"
 TOPIC_ROUND = "round"
+TOPIC_EVIDENCE = "evidence"
 OUTBOX_BYTES_MAX = 4 << 20  # queued for one peer on one protocol; beyond it the oldest are dropped
 OPENED_MAX = 1024  # messages opened for gossip's judgement and not yet delivered
 UP_WAIT_S = 10.0  # a stream may come before our own view of the hello
 HELLO_TIMEOUT_S = 10.0
 ANSWER_BYTES_MAX = 20 * RECORD_BYTES_MAX
 WATCH_S = 1.0
-ROUNDS_AHEAD = 2  # messages of later rounds are not passed on: nobody could check them
 REFUSED_MAX = 256  # reasons that are remembered; a stranger can have any number of names
 SEND_S = 30.0  # a peer that takes nothing for so long is not sent more
 
@@ -90,6 +91,7 @@ class Links:
             identity.peer, swarm, profile, session, clock_s, identity.sign, verify, rng
         )
         self.gossip = news.Gossip(identity.peer, self._validate, rng)
+        self.offer: Callable[[PeerId, bytes], None] | None = None  # takes evidence, once there is somebody to judge it
         self.refused: dict[PeerId, str] = {}  # who could not be a neighbour, and why
         self.routes: dict[PeerId, tuple[str, ...]] = {}  # who is connected, at which addresses
         self._outboxes: dict[tuple[PeerId, str], _Outbox] = {}
@@ -126,6 +128,10 @@ class Links:
     def broadcast(self, raw: bytes) -> None:
         """Give a message of a round to everybody."""
         self._do_gossip(self.gossip.handle(news.Publish(TOPIC_ROUND, raw), trio.current_time()))
+
+    def accuse(self, raw: bytes) -> None:
+        """Give evidence to everybody, which was judged here."""
+        self._do_gossip(self.gossip.handle(news.Publish(TOPIC_EVIDENCE, raw), trio.current_time()))
 
     def send(self, peer: PeerId, raw: bytes) -> None:
         """Give a message of a round to one member."""
@@ -287,7 +293,9 @@ class Links:
                     await self._host.connect(peer, [addr_to_text(addr) for addr in addrs], 5.0)
                     self._tell_membership(members.Connected(peer))
                 case members.SendHello(peer, hello):
+                    asked_s = trio.current_time()
                     raw = await self._host.request(peer, HELLO, encode(hello), HELLO_TIMEOUT_S, ANSWER_BYTES_MAX)
+                    self._report(ev.RoundTrip(peer, trio.current_time() - asked_s))
                     self._tell_membership(members.HelloAnswered(peer, decode((HelloAnswer,), raw)))
                 case members.Disconnect(peer, why):
                     log.info("disconnecting %s: %s", peer_id_text(peer), why)
@@ -335,6 +343,10 @@ class Links:
         """Judge what gossip brought, before it is passed on."""
         if topic == TOPIC:
             return self.membership.judge(peer, data, trio.current_time())
+        if topic == TOPIC_EVIDENCE:  # passed on from here once it is judged, which takes a thread: see node/proving.py
+            if self.offer is not None:
+                self.offer(peer, data)
+            return news.Verdict.IGNORE
         if topic != TOPIC_ROUND:
             return news.Verdict.IGNORE  # a later version's
         try:
@@ -363,17 +375,3 @@ def _to_bytes(addrs: Iterable[str]) -> tuple[bytes, ...]:
         except ValueError:
             log.debug("an address that cannot be encoded: %s", text)
     return tuple(encoded)
-
-
-def swarm_of(heard: ev.Heard) -> bytes:
-    """The swarm that a message belongs to, 32 bytes."""
-    message = heard.message.message if isinstance(heard.message, Signed) else heard.message
-    swarm: bytes = message.certificate.swarm if isinstance(message, Decision) else message.swarm
-    return swarm
-
-
-def round_of(heard: ev.Heard) -> int:
-    """The round that a message belongs to."""
-    message = heard.message.message if isinstance(heard.message, Signed) else heard.message
-    number: int = message.certificate.round if isinstance(message, Decision) else message.round
-    return number

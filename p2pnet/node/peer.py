@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,43 +12,40 @@ from typing import Any
 import trio
 
 from p2pnet.core import events as ev
+from p2pnet.core.docket import Docket
+from p2pnet.core.evidence import Ground, Offence
 from p2pnet.core.gossip import Verdict
+from p2pnet.core.pace import Pace
 from p2pnet.core.parts import CHUNKS_PER_LEAF
+from p2pnet.core.passing import judge
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
-from p2pnet.core.state import HashChain, SwarmState
+from p2pnet.core.state import HashChain
 from p2pnet.errors import BehindError, ConfigError, P2pnetError, WireError
 from p2pnet.identity import Identity, verify
 from p2pnet.ledger.damage import LedgerError, damaged
+from p2pnet.ledger.evidence import EvidenceTable, Stored
 from p2pnet.ledger.log import Held, Ledger
 from p2pnet.net.host import Host
 from p2pnet.node import bridge as br
-from p2pnet.node.bulk import SLOW_BYTES_PER_S, Bulk
+from p2pnet.node.bulk import Bulk
 from p2pnet.node.diary import Diary
 from p2pnet.node.history import count_rounds, decision_of, entry_of, open_commits, replay
 from p2pnet.node.inbox import Inbox
-from p2pnet.node.links import ROUNDS_AHEAD, Links, round_of
+from p2pnet.node.links import Links
+from p2pnet.node.proving import MINE, Proving
+from p2pnet.node.proving import PROTOCOL as EVIDENCE
 from p2pnet.node.snapshots import Snapshots
 from p2pnet.numerics import native
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.wire import merkle
 from p2pnet.wire.codec import encode
 from p2pnet.wire.manifest import Manifest
-from p2pnet.wire.round import (
-    Commit,
-    Decision,
-    Proposal,
-    Quorum,
-    Roster,
-    SignedRound,
-    Skip,
-    Vote,
-)
+from p2pnet.wire.round import Decision
 from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
 
-NOMINAL_BPS = 100_000_000  # what a peer without a cap says of its line, until lines are measured: then all are equal
 GATHER_FAILURES = 3  # until it is asked how far the others are
 SERVE_MAX = 32  # decisions sent in answer to one ask
 BEACON_PURPOSE = b"p2pnet/beacon/1"
@@ -86,9 +84,9 @@ class Peer:
         self._formats = (ChunkFormat(codec.k, codec.value_bits), ChunkFormat(codec.k_result, codec.value_bits))
         self.swarm, self.identity, self.host, self.bridge, self.diary = swarm, identity, host, bridge, diary
         self._reach = reach
-        self._rates_kbps = [min(cap or NOMINAL_BPS, NOMINAL_BPS) // 1000 for cap in caps_bps]
         self._ledger, self._every = swarm.ledger, swarm.manifest.policy.snapshot_rounds
         self._rng = random.Random()
+        self._roster_s: float | None = None  # when the latest exchange of this round began here
         self._failures = 0  # to gather a result that is decided elsewhere, in a row
         self.inbox, self.links = inbox, links
         self._clock = trio.lowlevel.current_clock()  # for those who ask from another thread
@@ -96,14 +94,17 @@ class Peer:
         state = replay(swarm.swarm, swarm.manifest, self._ledger)
         self.bulk = Bulk(
             host, swarm.swarm, state.round, swarm.chunks, self._formats, bool(codec.coding), verify, inbox.put,
-            links.misbehaved, self._ledger.part,
+            links.misbehaved, self._ledger.part, lambda raw: self.proving.offer(MINE, raw), caps_bps,
         )  # fmt: skip
-        payload_bytes = sum(fmt.payload_bytes(swarm.chunks) for fmt in self._formats)
-        exchange_s = state.policy.grace_ms / 1000 + 2 * payload_bytes / SLOW_BYTES_PER_S
+        self._table = EvidenceTable(self._ledger)
+        ground = Ground(swarm.swarm, swarm.chunks, state.policy.round_samples)
+        self.proving = Proving(host, ground, self._formats, self._table, inbox.put, links.misbehaved)
+        links.offer = self.proving.offer
         chain = HashChain(identity.secret(BEACON_PURPOSE + swarm.swarm))
         context = Context(
-            identity.peer, identity.sign, verify, chain, self.bulk.leaves, exchange_s, self._rng, audits=True
-        )
+            identity.peer, identity.sign, verify, chain, Pace(), self._rng, audits=True,
+            docket=Docket(Offence(one.peer, one.round, one.digest, one.what) for one in self._table.all()),
+        )  # fmt: skip
         try:
             self.rounds = Rounds(context, state, now_s, restored(self._ledger, state.round, self._formats[1]))
         except WireError as error:  # what we signed or held, and nobody else could have written there
@@ -115,6 +116,8 @@ class Peer:
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             await self.host.handle("/p2pnet/exchange/1", self.bulk.serve, concurrency_per_peer=64)
+            await self.host.handle(EVIDENCE, self.proving.serve, concurrency_per_peer=4)
+            nursery.start_soon(self.proving.run)
             await self._decide()
 
     def take(self, item: br.ToNode) -> None:
@@ -125,7 +128,7 @@ class Peer:
             case br.Submitted():
                 root = self.bulk.keep_payload(item.round_id, item.payload, item.tree)
                 self.diary.trained(item, trio.current_time())
-                up, down = self._rates_kbps
+                up, down = self.bulk.lines.kbps
                 self.inbox.put(ev.Encoded(item.round_id, root, item.samples, item.assigned, self._reach(), up, down))
             case br.Skipped(round_id, reason):
                 self.inbox.put(ev.Skipped(round_id, reason))
@@ -141,7 +144,7 @@ class Peer:
             event = await self.inbox.take(self.rounds.deadline_s)
             self._mind(event)
             effects = self.rounds.handle(event, trio.current_time())
-            if any(isinstance(effect, ev.Persist | ev.Hold | ev.Decide) for effect in effects):
+            if any(isinstance(effect, ev.Persist | ev.Hold | ev.Accuse | ev.Decide) for effect in effects):
                 effects += self._handle_waiting()  # one write for all of them
                 await trio.to_thread.run_sync(self._write, effects)
             for effect in effects:
@@ -181,6 +184,9 @@ class Peer:
                 match effect:
                     case ev.Persist(number, slot, raw):
                         self._ledger.sign_once(number, slot, raw)
+                    case ev.Accuse(offence, raw):
+                        stored = Stored(offence.digest, offence.peer, offence.round, offence.what)
+                        self._table.keep(stored, raw)
                     case ev.Hold(number, value, outcome, commits, roots):
                         parts = self.bulk.outputs(number, roots)
                         self._ledger.hold(Held(number, value, outcome, commits, roots), parts)
@@ -192,14 +198,16 @@ class Peer:
 
     def _perform(self, effect: ev.Effect) -> None:
         match effect:
-            case ev.Train(number, beacon, state_wanted):
-                self.diary.training(trio.current_time())
-                self.bridge.give(br.RoundTask(number, beacon, state_wanted))
+            case ev.Train(number, beacon, state_wanted, end_s):
+                now_s = trio.current_time()
+                self.diary.training(now_s)
+                self.bridge.give(br.RoundTask(number, beacon, state_wanted, time.monotonic() + end_s - now_s))
             case ev.Broadcast(raw):
                 self.links.broadcast(raw)
             case ev.Send(to, raw):
                 self.links.send(to, raw)
             case ev.Exchange():
+                self._roster_s = trio.current_time()
                 self.bulk.views.open(effect)
             case ev.Scatter():
                 self._nursery.start_soon(self.bulk.scatter, effect)
@@ -222,7 +230,15 @@ class Peer:
             case ev.Note():
                 self.diary.note(effect)
             case _:
-                pass  # written already
+                self._pursue(effect)
+
+    def _pursue(self, effect: ev.Effect) -> None:
+        """Pass evidence on, or look for it; what else there is was written already."""
+        match effect:
+            case ev.Accuse(raw=raw):
+                self.links.accuse(raw)
+            case ev.FetchEvidence():
+                self._nursery.start_soon(self.proving.fetch, effect)
 
     def _finish(self, decide: ev.Decide) -> None:
         """The round is decided and logged: let the learner apply it."""
@@ -231,6 +247,10 @@ class Peer:
         last_s = max((commits[peer][1] for peer in listed if peer in commits), default=None)
         self.diary.decided(decide, last_s, self.identity.peer in listed, trio.current_time())
         self.bridge.give(self._outcome(decide))
+        is_out = self.identity.peer in listed and 2 * sum(decide.accepted) < len(decide.accepted)
+        if is_out and self._roster_s is not None:
+            self.bulk.left_out(decide.round, trio.current_time() - self._roster_s)
+        self._roster_s = None
         self.bulk.forget(decide.round)
 
     def _outcome(self, decide: ev.Decide) -> br.Outcome:
@@ -251,16 +271,11 @@ class Peer:
 
     def judge(self, heard: ev.Heard) -> Verdict:
         """Say what gossip does with a message of a round whose signature is right."""
-        ahead = round_of(heard) - self.rounds.state.round
-        if not -1 <= ahead <= ROUNDS_AHEAD:
-            return Verdict.IGNORE
-        if isinstance(heard.message, Quorum):
-            if ahead != 0:
-                return Verdict.IGNORE  # its electorate is not known here
-            return Verdict.ACCEPT if is_endorsed(heard.message, self.rounds.state) else Verdict.REJECT
-        if ahead == 0 and isinstance(heard.message, Signed) and not is_of_use(heard.message, self.rounds):
-            return Verdict.IGNORE  # perhaps of use to others, who know another lineage; but nobody floods us with it
-        return Verdict.ACCEPT
+        verdict = judge(heard, self.rounds)
+        message = heard.message
+        if verdict is Verdict.IGNORE and isinstance(message, Signed) and self.rounds.witness.contradicts(message):
+            self.inbox.put(heard)  # of use after all: evidence against its author
+        return verdict
 
     def snapshot(self) -> dict[str, Any]:
         """What `p2pnet status` shows of the rounds."""
@@ -276,29 +291,3 @@ def restored(ledger: Ledger, round_id: int, fmt: ChunkFormat) -> Restored:
         if merkle.root(merkle.payload_leaves(data, fmt.payload_bytes(CHUNKS_PER_LEAF))) != root:
             raise WireError("exchange-1/R6", f"a part held for round {round_id} has another root")
     return Restored(ledger.slots_of_round(round_id), tuple((one.outcome, one.commits) for one in held))
-
-
-def is_of_use(signed: SignedRound, rounds: Rounds) -> bool:
-    """Tell whether a message of the current round can change anything: identities are free, and so are signatures."""
-    state, held = rounds.state, rounds.round.commits.held
-    match signed.message:
-        case Commit():
-            known = held.get(signed.peer)  # another one of the same peer is worth nothing; the same one came directly
-            return known[0].raw == signed.raw if known else rounds.round.commits.judge(signed) is None
-        case Roster(view=view) | Proposal(view=view):
-            return signed.peer == state.proposer(view)
-        case Vote():
-            return signed.peer in state.electorate
-        case Skip():
-            return signed.peer in rounds.round.awaited | rounds.round.newcomers
-        case _:
-            return signed.peer in held or state.knows(signed.peer)  # reduced, by somebody in the roster
-
-
-def is_endorsed(message: Quorum, state: SwarmState) -> bool:
-    """Tell whether every endorsement of a bundle is a voter's, once, with a right signature."""
-    peers = [each.peer for each in message.endorsements]
-    if peers != sorted(set(peers)) or not set(peers) <= set(state.electorate):
-        return False
-    data = message.vote_bytes()
-    return all(verify(each.peer, data, each.signature) for each in message.endorsements)

@@ -35,7 +35,7 @@ from p2pnet.node.commands import CommandSocket
 from p2pnet.node.content import Content
 from p2pnet.node.diary import Diary
 from p2pnet.node.download import PROTOCOL as CONTENT_PROTOCOL
-from p2pnet.node.history import LOOK_S, History
+from p2pnet.node.history import LOOK_S, History, volume_of
 from p2pnet.node.history import PROTOCOL as HISTORY_PROTOCOL
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
@@ -248,7 +248,7 @@ class Node:
         return await content.fetch(host, sources, self._progress)
 
     def _open_ledger(self, manifest: Manifest, stack: ExitStack) -> Ledger:
-        genesis = SwarmState.genesis(self.settings.link.swarm, manifest).lineage
+        genesis = SwarmState.genesis(self.settings.link.swarm, manifest, volume_of(manifest)).lineage
         path = self.settings.folder / LEDGER_NAME
         return stack.enter_context(
             Ledger(path, self.settings.link.swarm, genesis, keep_results=self.settings.config.keep_results)

@@ -38,6 +38,7 @@ class View:
     exchange: ev.Exchange
     roster: bytes  # 32 bytes, the digest of the commits
     pieces: dict[int, dict[PeerId, Piece]] = field(default_factory=dict)
+    norms: dict[int, bytes] = field(default_factory=dict)  # of the parts that this peer reduced: the rows of exchange-1
     _answers: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # part -> signed digest, reduced bytes
     _news: trio.Event = field(default_factory=trio.Event)
     _over: bool = False

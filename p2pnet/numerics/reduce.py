@@ -29,6 +29,7 @@ from p2pnet.numerics.selection import largest_among, largest_indices, levels_of
 CLIP_ONE: Final = 256  # the clip factor that leaves a slice as it is
 WEIGHT_MAX: Final = 8
 LEAF_CHUNKS: Final = 16
+NORM_BLOCK_LEAVES: Final = 1024  # whose levels are counted at a time, in 2 MiB
 WEIGHT_TIMES_K_MAX: Final = 1 << 20  # see above
 FEW_WEIGHT_MAX: Final = 256  # |S| <= 15 * 2^39 * 2^8 < 2^51, as `largest_among` needs it
 
@@ -39,6 +40,7 @@ class Reduction:
 
     output: bytes
     clips: list[int]
+    norms: list[list[int]]  # of each input: the norm^2 of each of its leaves
 
 
 def reduce_part(
@@ -55,8 +57,9 @@ def reduce_part(
     Raises `WireError` for a malformed slice. The order of the inputs changes nothing.
     """
     data = _same_chunks(slices, fmt_in)
-    clips = clip_factors([squared_norm(piece, fmt_in) for piece in data])
-    return Reduction(_reduce(data, weights, clips, total_weight, fmt_in, fmt_out), clips)
+    norms = [leaf_norms(piece, fmt_in) for piece in data]
+    clips = clip_factors([sum(each) for each in norms])
+    return Reduction(_reduce(data, weights, clips, total_weight, fmt_in, fmt_out), clips, norms)
 
 
 def reduce_leaf(
@@ -75,22 +78,36 @@ def reduce_leaf(
 
 
 def squared_norm(piece: Payload, fmt: ChunkFormat) -> int:
-    """Return the squared length of a slice in level units, exact, from how often each level occurs.
+    """Return the squared length of a slice in level units, exact.   piece: as for `reduce_part`."""
+    return sum(leaf_norms(piece, fmt))
+
+
+def leaf_norms(piece: Payload, fmt: ChunkFormat) -> list[int]:
+    """Return the squared length of each leaf of a slice in level units, exact, from how often each level occurs.
 
     piece: as for `reduce_part`; its indices are not looked at.
     """
-    data = as_chunks(piece, fmt)
-    _, upper, _, selectors, levels = (data[:, section] for section in fmt.sections)
-    codes = levels.to(torch.int64)
-    histogram = torch.zeros(CODES, dtype=torch.int64, device=data.device)
-    if fmt.value_bits == 1:
-        histogram.index_add_(0, codes[:, 0], count_bits(upper))
-    else:
-        planes = unpack_fields(selectors, fmt.k, fmt.selector_bits)
-        for number in range(fmt.levels):
-            histogram.index_add_(0, codes[:, number], (planes == number).sum(1))
-    counts: list[int] = histogram.tolist()
-    return sum(count * level * level for count, level in zip(counts, LEVELS, strict=True))
+    data, norms = as_chunks(piece, fmt), list[int]()
+    for start in range(0, data.shape[0], NORM_BLOCK_LEAVES * LEAF_CHUNKS):
+        block = data[start : start + NORM_BLOCK_LEAVES * LEAF_CHUNKS]
+        _, upper, _, selectors, levels = (block[:, section] for section in fmt.sections)
+        leaves = -(-block.shape[0] // LEAF_CHUNKS)
+        codes = (
+            levels.to(torch.int64) + CODES * (torch.arange(block.shape[0], device=data.device) // LEAF_CHUNKS)[:, None]
+        )
+        histogram = torch.zeros(leaves * CODES, dtype=torch.int64, device=data.device)
+        if fmt.value_bits == 1:
+            histogram.index_add_(0, codes[:, 0], count_bits(upper))
+        else:
+            planes = unpack_fields(selectors, fmt.k, fmt.selector_bits)
+            for number in range(fmt.levels):
+                histogram.index_add_(0, codes[:, number], (planes == number).sum(1))
+        found = [0] * leaves
+        used = histogram.nonzero().view(-1)
+        for place, count in zip(used.tolist(), histogram[used].tolist(), strict=True):
+            found[place // CODES] += count * LEVELS[place % CODES] ** 2
+        norms += found
+    return norms
 
 
 def clip_factors(squared_norms: Sequence[int]) -> list[int]:

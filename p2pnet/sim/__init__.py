@@ -6,8 +6,9 @@ The network, the clock, the learner, the disk and the signatures are played. One
 
 from __future__ import annotations
 
+from p2pnet.sim.ambush import Ambush, Fault, Phase, Role
 from p2pnet.sim.liar import Liar
 from p2pnet.sim.network import POLICY, Setting, Simulation
 from p2pnet.sim.peer import Disk, SimPeer
 
-__all__ = ["POLICY", "Disk", "Liar", "Setting", "SimPeer", "Simulation"]
+__all__ = ["POLICY", "Ambush", "Disk", "Fault", "Liar", "Phase", "Role", "Setting", "SimPeer", "Simulation"]

@@ -6,6 +6,7 @@ It signs only as itself, or under names that it makes up; it cannot forge anothe
 from __future__ import annotations
 
 import random
+from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
@@ -15,11 +16,14 @@ from p2pnet.identity import PeerId
 from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.signatures import fake_sign, open_message
 from p2pnet.wire.codec import Message, encode
+from p2pnet.wire.evidence import DoubleSigned
 from p2pnet.wire.round import (
     Ask,
     Commit,
     Decision,
     Endorsement,
+    Exclusion,
+    Outcome,
     Phase,
     Proposal,
     Quorum,
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 
 M = TypeVar("M", bound=Message)
 NAMES = 3  # made-up names at a time
+HEARD_MAX = 200  # messages of others that it remembers, to make evidence of
 
 
 class Liar(SimPeer):
@@ -46,11 +51,13 @@ class Liar(SimPeer):
         self.honest = False
         self.lies = True
         self.rng = random.Random(simulation.seed * 1000 + peer[0])
+        self.heard: deque[Signed[Message]] = deque(maxlen=HEARD_MAX)
 
     def take(self, event: ev.Event) -> None:
         """Vote for everything that anybody proposes, in both phases, and go on as if nothing were."""
         if self.lies and self.alive and isinstance(event, ev.Heard) and isinstance(event.message, Signed):
             message = event.message.message
+            self.heard.append(event.message)  # type: ignore[arg-type]
             if isinstance(message, Proposal):
                 value = outcome_digest(message.outcome)
                 for phase in Phase:
@@ -114,13 +121,15 @@ class Liar(SimPeer):
 
     def _twist_outcome(self, raw: bytes) -> bytes:
         outcome, rng = decode_outcome(raw), self.rng
-        match rng.randrange(4):
+        match rng.randrange(5):
             case 0:
                 return rng.randbytes(rng.randint(1, 99))
             case 1:
                 return encode(self.rounds.state.outcome(b"", 0, (), (), outcome.state))
             case 2:
                 return encode(replace(outcome, electorate=(self.peer,)))
+            case 3:
+                return encode(self._accuse(outcome))
         lied = []
         for each in outcome.reduced:
             reduced: Reduced = open_message(each, True).message  # type: ignore[union-attr,assignment]
@@ -130,8 +139,32 @@ class Liar(SimPeer):
             lied.append(self._sign(replace(reduced, root=lie)))
         return encode(replace(outcome, reduced=tuple(lied)))
 
+    def _accuse(self, outcome: Outcome) -> Outcome:
+        """An outcome that excludes an honest member, for evidence that is none or another's."""
+        held = list(self.rounds.context.docket.held)
+        victim = self.rng.choice([peer.peer for peer in self.simulation.peers.values() if peer.honest])
+        lie = Exclusion(victim, self.rng.choice([self.rng.randbytes(32), *held]))
+        commits: list[Signed[Commit]] = []
+        if not outcome.void and (listed := self.rounds.round.rosters.find(outcome.roster)) is not None:
+            commits = list(listed.commits)
+        return self.rounds.state.outcome(outcome.roster, outcome.view, outcome.reduced, commits, outcome.state, (lie,))
+
+    def _forge(self) -> None:
+        """Accuse honest members of what they did not do: two slots, one message twice, a signature made up."""
+        rng, heard = self.rng, [m for m in self.heard if m.peer != self.peer]
+        if len(heard) < 2:
+            return
+        one, other = rng.sample(heard, 2)
+        twisted = sign_message(self._twist(one.message), one.peer, lambda _data: rng.randbytes(64))
+        pair = rng.choice([(one, other), (one, one), (one, twisted)])
+        first, second = sorted(pair, key=lambda signed: signed.body)
+        raw = encode(DoubleSigned(first.raw, second.raw))
+        for peer in self.simulation.peers:
+            self.simulation.carry_evidence(self.peer, peer, raw)
+
     def _babble(self) -> None:
         """Say things nobody asked for."""
+        self._forge()
         rng, state = self.rng, self.rounds.state
         number = rng.choice([state.round, state.round + 1, 2**32 - 1])
         view = rng.choice([0, 1, self.rounds.round.deciding.view + 1, 60_000, 2**32 - 1])
@@ -146,7 +179,7 @@ class Liar(SimPeer):
             self.simulation.carry(self.peer, peer, encode(Decision(forged, void, ())), False)
             self.simulation.carry(self.peer, peer, encode(Ask(state.swarm, number, view)), False)
         self._tell_some(Vote(state.swarm, number, view, rng.choice([1, 2]), rng.choice([b"", value])))
-        self._tell_some(Reduced(state.swarm, number, view, rng.randrange(64), value, (257,), value))
+        self._tell_some(Reduced(state.swarm, number, view, rng.randrange(64), 0, 1, value, (257,), value, value))
         for _ in range(NAMES):
             name = PeerId(rng.randbytes(32))
             commit = Commit(state.swarm, number, state.lineage, value, 1, value, 1, 0, 1, 2**32 - 1, 2**32 - 1)

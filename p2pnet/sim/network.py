@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
-import heapq
-import itertools
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from p2pnet.core import events as ev
+from p2pnet.core.evidence import Offence
 from p2pnet.core.parts import Part
+from p2pnet.core.shares import Volume
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
+from p2pnet.sim.clock import Clock
 from p2pnet.sim.liar import Liar
 from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.signatures import open_message
 from p2pnet.wire.manifest import Policy
 
-POLICY = Policy(5, 40, 60_000, 500, 5_000, 1_000_000, 950_000, 64, 100, 3, 2, 10, 0)
+LEAF_BYTES = 13_000  # with 8 leaves, half a second is the most that an exchange is given besides grace
+POLICY = Policy(5, 40, 60_000, 500, 5_000, 1_000_000, 950_000, 64, 100, 3, 2, 10, 0, 0, 20)
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,7 @@ class Setting:
     peers: int = 4
     founders: int | None = None  # the first so many; all when None
     leaves: int = 8
+    leaf_bytes: tuple[int, int] = (LEAF_BYTES, 2 * LEAF_BYTES)  # of a payload, of a result
     delay_s: tuple[float, float] = (0.005, 0.05)  # of one message, drawn evenly: later ones may overtake
     loss: float = 0.0  # share of messages lost
     train_s: tuple[float, float] = (0.5, 1.5)
@@ -35,49 +38,37 @@ class Setting:
     policy: Policy = POLICY
 
 
-class Simulation:
+class Simulation(Clock):
     """All peers, one clock, one heap of what is to happen."""
 
     def __init__(self, setting: Setting, seed: int, liars: int = 0) -> None:
         """liars: so many of the founders do what they like, until `repent`."""
+        super().__init__()
         self.setting = setting
         self.seed = seed
         self.rng = random.Random(seed)
-        self.now_s = 0.0
         self.values: dict[int, tuple[bytes, ...]] = {}  # what each round was decided to be, and where it led
         self.lies: set[bytes] = set()  # roots of parts that are not what they are said to be
-        self._heap: list[tuple[float, int, Callable[[], None]]] = []
-        self._count = itertools.count()
         self._cut: set[frozenset[PeerId]] = set()
+        self._mute: set[tuple[PeerId, PeerId]] = set()  # nothing passes from the first to the second
+        self._slow: dict[PeerId, tuple[float, float]] = {}  # seconds more for a message, for a slice or a part
         ids = sorted(PeerId(hashlib.sha256(b"peer%d" % i).digest()) for i in range(setting.peers))
         founders = tuple(ids[: setting.founders or setting.peers])
         swarm = hashlib.sha256(b"swarm%d" % seed).digest()
         state = SwarmState(
             swarm, setting.policy, 0, hashlib.sha256(b"g" + swarm).digest(), hashlib.sha256(b"b" + swarm).digest(),
-            founders, {}, frozenset(founders),
+            founders, {}, frozenset(founders), Volume(setting.leaves, *setting.leaf_bytes),
         )  # fmt: skip
         lying = set(self.rng.sample(founders, liars))
-        self.peers = {peer: (Liar if peer in lying else SimPeer)(self, peer, state) for peer in ids}
+        self.peers = {peer: self._make_peer(peer, state, peer in lying) for peer in ids}
 
-    def at(self, delay_s: float, action: Callable[[], None]) -> None:
-        """Do something later."""
-        heapq.heappush(self._heap, (self.now_s + delay_s, next(self._count), action))
+    def _make_peer(self, peer: PeerId, state: SwarmState, lies: bool) -> SimPeer:
+        return (Liar if lies else SimPeer)(self, peer, state)
 
     def start(self, peers: Iterable[PeerId] | None = None) -> None:
         """Start peers, all by default."""
         for peer in peers if peers is not None else list(self.peers):
             self.peers[peer].start()
-
-    def run(self, until: Callable[[], bool], limit_s: float) -> bool:
-        """Run until something holds or the simulated time is over; tells whether it holds."""
-        end_s = self.now_s + limit_s
-        while not until():
-            if not self._heap or self._heap[0][0] > end_s:
-                self.now_s = end_s
-                return until()
-            self.now_s, _, action = heapq.heappop(self._heap)
-            action()
-        return True
 
     def crash(self, peer: PeerId) -> None:
         """End a process at once: what was not on its disk is gone."""
@@ -85,7 +76,8 @@ class Simulation:
         self.peers[peer].epoch += 1
         for other in self.peers.values():
             if other.alive:
-                self.at(self.setting.detect_s, lambda other=other: self._see_down(other, peer))  # type: ignore[misc]
+                self.at(self.setting.detect_s, self._see_down, other, peer)
+        self._break_streams(peer)
 
     def freeze(self, peer: PeerId) -> None:
         """Stop a process that others still hold for alive."""
@@ -94,6 +86,7 @@ class Simulation:
     def thaw(self, peer: PeerId) -> None:
         """Let a frozen process go on: all that came meanwhile comes at once."""
         frozen, self.peers[peer].frozen = self.peers[peer].frozen or [], None
+        self.peers[peer].go_on()
         for event in frozen:
             self.peers[peer].take(event)
 
@@ -109,15 +102,56 @@ class Simulation:
             self.peers[a].take(ev.PeerUp(b))
             self.peers[b].take(ev.PeerUp(a))
 
+    def drop(self, peer: PeerId, back_s: float) -> None:
+        """End all connections of a peer, as when its libp2p daemon dies; they are back after so many seconds."""
+        pairs = {frozenset((peer, other)) for other in self.peers if other != peer}
+        self._cut |= pairs
+        self._break_streams(peer)
+
+        def see(event: type[ev.PeerUp | ev.PeerDown]) -> None:
+            if event is ev.PeerUp:
+                self._cut -= pairs
+            for other in self.peers:
+                if other != peer and (event is ev.PeerDown or (self.peers[other].alive and self.peers[peer].alive)):
+                    self.peers[peer].take(event(other))
+                    self.peers[other].take(event(peer))
+
+        self.at(0.0, lambda: see(ev.PeerDown))
+        self.at(back_s, lambda: see(ev.PeerUp))
+
+    def half_open(self, peer: PeerId) -> None:
+        """Nothing passes between a peer and the others; they have seen the connections end, it believes in them."""
+        self._cut |= {frozenset((peer, other)) for other in self.peers if other != peer}
+        for other in self.peers.values():
+            if other.peer != peer:
+                self.at(self.setting.detect_s, lambda other=other: other.take(ev.PeerDown(peer)))
+
+    def mute(self, sender: PeerId, to: PeerId) -> None:
+        """Let nothing pass from one peer to the other; the connection stands, the other way it carries."""
+        self._mute.add((sender, to))
+
+    def slow(self, peer: PeerId, message_s: float, bulk_s: float) -> None:
+        """Make a peer's link slow, both ways: seconds more for each message, and for each slice or reduced part."""
+        self._slow[peer] = message_s, bulk_s
+
+    def unhinder(self) -> None:
+        """Links carry both ways again, and at their usual speed."""
+        self._mute.clear()
+        self._slow.clear()
+
     def repent(self) -> None:
         """The liars follow the protocol from now on."""
         for peer in self.peers.values():
             if isinstance(peer, Liar):
                 peer.lies = False
 
-    def linked(self, a: PeerId, b: PeerId) -> bool:
-        """Tell whether two peers can reach each other."""
-        return frozenset((a, b)) not in self._cut
+    def carries(self, sender: PeerId, to: PeerId) -> bool:
+        """Tell whether anything gets from one peer to the other."""
+        return frozenset((sender, to)) not in self._cut and (sender, to) not in self._mute
+
+    def talks(self, a: PeerId, b: PeerId) -> bool:
+        """Tell whether two peers can ask each other: a connection is made, and a stream opened, by both."""
+        return self.carries(a, b) and self.carries(b, a)
 
     def rounds_done(self) -> int:
         """Rounds that every live honest peer has decided."""
@@ -129,11 +163,21 @@ class Simulation:
         if self.values.setdefault(number, found) != found:
             raise AssertionError(f"two decisions in round {number}, at {peer[:2].hex()}")
 
+    def excluded(self, number: int, peers: Iterable[PeerId]) -> None:
+        """The other invariant of evidence: nobody honest is ever excluded."""
+        if framed := [peer[:2].hex() for peer in peers if self._is_honest(peer)]:
+            raise AssertionError(f"round {number} excludes {framed}, who are honest")
+
     def carry(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
         """Carry one message, unless it is lost."""
-        if sender == to or to not in self.peers or not self.linked(sender, to) or self.rng.random() < self.setting.loss:
+        if (
+            sender == to
+            or to not in self.peers
+            or not self.carries(sender, to)
+            or self.rng.random() < self.setting.loss
+        ):
             return
-        self.at(self._delay(), lambda: self._deliver(sender, to, raw, signed))
+        self.at(self._delay(sender, to), self._deliver, sender, to, raw, signed)
 
     def scatter(self, sender: SimPeer, effect: ev.Scatter, part: Part, to: PeerId) -> None:
         """Carry a slice; the stream waits for the answer."""
@@ -141,7 +185,7 @@ class Simulation:
         key = (effect.round, effect.view, part.index)
 
         def arrive() -> None:
-            if not target.alive or not self.linked(sender.peer, to) or self.rng.random() < self.setting.loss:
+            if not target.alive or not self.carries(sender.peer, to) or self.rng.random() < self.setting.loss:
                 sender.take(ev.ScatterFailed(effect.round, effect.view, part.index, to))
                 return
             target.slices.setdefault(key, set()).add(sender.peer)
@@ -149,12 +193,12 @@ class Simulation:
             if key[:2] in target.exchanges:
                 target.take(ev.SliceArrived(effect.round, effect.view, part.index, sender.peer))
 
-        self.at(self._delay(), arrive)
+        self.at(self._delay(sender.peer, to, is_bulk=True), arrive)
 
     def hand_over(self, sender: PeerId, to: PeerId, root: bytes, raw: bytes, number: int) -> None:
         """Carry a reduced part back on the stream its slice came on."""
-        if self.rng.random() >= self.setting.loss and self.linked(sender, to):
-            self.at(self._delay(), lambda: self._receive_part(sender, to, root, raw, number))
+        if self.rng.random() >= self.setting.loss and self.carries(sender, to):
+            self.at(self._delay(sender, to, is_bulk=True), self._receive_part, sender, to, root, raw, number)
 
     def gather(self, asker: SimPeer, number: int, root: bytes, sources: tuple[PeerId, ...]) -> None:
         """Fetch a part from the first source that has it."""
@@ -162,17 +206,65 @@ class Simulation:
         def answer() -> None:
             for source in sources:
                 holder = self.peers[source]
-                reachable = holder.alive and holder.frozen is None and self.linked(asker.peer, source)
+                reachable = holder.alive and holder.frozen is None and self.talks(asker.peer, source)
                 if reachable and root in holder.memory | holder.disk.parts:
                     asker.memory.add(root)
                     asker.take(ev.Gathered(number, root))
                     return
             asker.take(ev.GatherFailed(number, root))
 
-        self.at(2 * self._delay(), answer)
+        first = sources[0] if sources else asker.peer
+        self.at(self._delay(asker.peer, first) + self._delay(first, asker.peer, is_bulk=True), answer)
 
-    def _delay(self) -> float:
-        return self.rng.uniform(*self.setting.delay_s)
+    def carry_evidence(self, sender: PeerId, to: PeerId, raw: bytes) -> None:
+        """Carry evidence to one peer, which judges it before anything else."""
+        if sender != to and self.carries(sender, to) and self.rng.random() >= self.setting.loss:
+            self.at(self._delay(sender, to), lambda: self._judge(self.peers[to], raw))
+
+    def fetch_evidence(self, asker: SimPeer, digest: bytes, sources: tuple[PeerId, ...]) -> None:
+        """Fetch evidence from the first source that has it."""
+
+        def answer() -> None:
+            for source in sources:
+                if source not in self.peers:
+                    continue  # a name that a liar made up
+                holder = self.peers[source]
+                reachable = holder.alive and holder.frozen is None and self.talks(asker.peer, source)
+                if reachable and digest in holder.disk.evidence:
+                    self._judge(asker, holder.disk.evidence[digest][1])
+                    return
+            asker.take(ev.Unproven(digest, False))
+
+        first = sources[0] if sources and sources[0] in self.peers else asker.peer
+        self.at(self._delay(asker.peer, first) + self._delay(first, asker.peer), answer)
+
+    def accused(self, by: PeerId, offence: Offence) -> None:
+        """The invariant of evidence: nobody honest is ever proved to have lied."""
+        if self._is_honest(offence.peer):
+            raise AssertionError(f"{by[:2].hex()} has evidence that {offence.peer[:2].hex()} {offence.what}")
+
+    def _is_honest(self, peer: PeerId) -> bool:
+        """Tell whether a peer keeps to the protocol; names that liars made up do not."""
+        return peer in self.peers and self.peers[peer].honest
+
+    def _judge(self, peer: SimPeer, raw: bytes) -> None:
+        if peer.alive and (proven := peer.judge(raw)) is not None:
+            peer.take(proven)
+
+    def _delay(self, sender: PeerId, to: PeerId, is_bulk: bool = False) -> float:
+        more_s = sum(self._slow[peer][is_bulk] for peer in {sender, to} if peer in self._slow)
+        return self.rng.uniform(*self.setting.delay_s) + more_s
+
+    def _break_streams(self, peer: PeerId) -> None:
+        """Let those know, soon, whose slices wait for an answer on a stream to or from this peer."""
+        for holder in self.peers.values():
+            for (number, view, part), waiting in holder.waiting.items():
+                broken = sorted(waiting) if holder.peer == peer else [peer] if peer in waiting else []
+                waiting.difference_update(broken)
+                for sender in broken:
+                    failed = ev.ScatterFailed(number, view, part, holder.peer)
+                    if sender != holder.peer:
+                        self.at(self.setting.detect_s, lambda to=sender, failed=failed: self.peers[to].take(failed))
 
     def _deliver(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
         self.peers[to].take(ev.Heard(sender, open_message(raw, signed)))

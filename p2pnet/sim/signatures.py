@@ -7,7 +7,7 @@ import hashlib
 
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import decode
-from p2pnet.wire.round import SIGNED, UNSIGNED, Ask, Decision, Quorum, SignedRound
+from p2pnet.wire.round import SIGNED, UNSIGNED, Ask, Decision, Quorum, SignedRound, open_round_message
 from p2pnet.wire.signing import open_signed
 
 
@@ -27,3 +27,9 @@ def open_message(raw: bytes, signed: bool) -> SignedRound | Quorum | Decision | 
     if signed:
         return open_signed(SIGNED, raw, fake_verify)  # type: ignore[return-value]
     return decode(UNSIGNED, raw)  # type: ignore[return-value]
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def open_raw(raw: bytes) -> SignedRound | Quorum | Decision | Ask:
+    """Decode a message as it travels, once for all that receive the same bytes; raises WireError."""
+    return open_round_message(raw, fake_verify)

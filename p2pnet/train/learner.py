@@ -22,7 +22,7 @@ from p2pnet.numerics.feedback import PPM, accumulate, add_change
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.layout import Layout
 from p2pnet.numerics.outer import settle, take_over
-from p2pnet.numerics.reduce import LEAF_CHUNKS
+from p2pnet.numerics.reduce import LEAF_CHUNKS, WEIGHT_MAX
 from p2pnet.numerics.state import checksum, state_sha256
 from p2pnet.train.moments import PREFIX, Moments
 from p2pnet.train.ranks import ALONE, Ranks
@@ -42,9 +42,11 @@ from p2pnet.train.storage import (
 log = logging.getLogger(__name__)
 
 # A local value beyond this counts as infinite. Then no sum can overflow, however long a swarm runs: a delta, scaled by
-# H / steps <= 2^17, is under 2^82, and a with beta = 1 gains at most that in each of 2^32 rounds.
+# at most 2^3, is under 2^68, and a with beta = 1 gains at most that in each of 2^32 rounds.
 VALUE_MAX = 2.0**64
-SCALE_MAX = 1 << 17
+# A weight by samples is never below 1 of 8. So the scale H / steps ends at 8: what a step counts for, weight times
+# scale, is then the same for who takes all of them and for who manages one of a hundred.
+SCALE_MAX = WEIGHT_MAX
 FORMAT = "p2pnet-learner-1"
 
 
@@ -130,11 +132,12 @@ class Learner:
 
     @torch.no_grad()
     def encode(self, steps: int, h_steps: int) -> bytes:
-        """End the training of a round: a = beta * e + (theta - local) * h_steps / steps, and its largest values.
+        """End the training of a round: a = beta * e + (theta - local) * scale, and its largest values.
 
-        steps: inner steps taken, at least 1.   h_steps: the swarm's H. The scale is float32(h_steps / steps), and each
-        operation is rounded to float32.   returns: `payload_bytes`, on rank 0. Raises NotFiniteError when the local
-        model holds NaN, infinity or a value beyond 2^64; then the model is back at theta and e is as it was.
+        steps: inner steps taken, at least 1; by window perhaps more than `h_steps`, the swarm's H. The scale is float32
+        of h_steps / steps, at most 8, and each operation is rounded to float32.   returns: `payload_bytes`, on rank 0.
+        Raises NotFiniteError when the local model holds NaN, infinity or a value beyond 2^64; then the model is back at
+        theta and e is as it was.
         """
         if self._sent is not None:
             raise ValueError("an update is pending: apply or void its round first")
@@ -337,13 +340,13 @@ class Learner:
 
     def _refuse_useless(self, steps: int, h_steps: int) -> None:
         """Raise what `encode` does before anything has changed."""
-        if steps < 1 or not 0 < h_steps / steps <= SCALE_MAX:
+        if steps < 1 or h_steps < 1:
             raise ValueError(f"{steps} steps of {h_steps}")
         self.replica.check_unchanged()
         self._refuse_not_finite()
 
     def _add_change(self, steps: int, h_steps: int) -> None:
-        scale = torch.tensor(h_steps / steps, dtype=torch.float32).item()
+        scale = torch.tensor(min(h_steps / steps, SCALE_MAX), dtype=torch.float32).item()
         beta_ppm = PPM if self._decayed else self._beta_ppm
         theta, e = self._layout.views(self._theta), self._layout.views(self._e)
         for name, local in self.replica.read():

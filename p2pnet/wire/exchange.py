@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
+from p2pnet.wire import merkle
 from p2pnet.wire.codec import Count, Digest, Message, Range, Uint32
 from p2pnet.wire.round import GROUP_SIZE_MAX, PARTS_MAX, View
 
 PROTOCOL = "exchange/1"
 PROOF_MAX = 128  # hashes beside a contiguous range of a tree: two for each level
 PIECE_BYTES_MAX = 256 << 20  # one slice or one reduced part, in a frame of its own
+NORM_BYTES = 12  # the norm^2 of one leaf: at most 16 * 2048 * (15 * 2^31)^2, under 2^86
 
 Part = Annotated[int, Range(0, PARTS_MAX - 1)]
 Proof = Annotated[tuple[Digest, ...], Count(0, PROOF_MAX)]
@@ -77,3 +79,11 @@ class Leaves(Message):
 
 REQUESTS: tuple[type[Message], ...] = (Slice, GetOutput, GetLeaf)
 MESSAGES: tuple[type[Message], ...] = (*REQUESTS, LeafProof, Leaves)
+
+
+def norms_root(norms: bytes, inputs: int) -> bytes:
+    """The root over the rows of norms of a part, 32 bytes.
+
+    norms: a row for each leaf; in it the norm^2 of that leaf of each input that is not missing, by place, big-endian.
+    """
+    return merkle.root(merkle.payload_leaves(norms, NORM_BYTES * inputs))

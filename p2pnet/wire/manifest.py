@@ -66,7 +66,7 @@ class Policy(Message):
 
     protocol: ClassVar[str] = PROTOCOL
     kind: ClassVar[int] = 4
-    h_steps: Annotated[int, Range(1, 100_000)]  # inner steps of a round
+    h_steps: Annotated[int, Range(1, 100_000)]  # inner steps of a round, which every update is scaled to
     round_samples: Annotated[int, Range(1, 2**31)]  # samples that give the full weight of 8
     window_ms: Annotated[int, Range(100, 86_400_000)]  # a round trains no longer than this
     grace_ms: Annotated[int, Range(50, 600_000)]  # added to every deadline
@@ -79,6 +79,8 @@ class Policy(Message):
     reducers_min: Annotated[int, Range(1, 64)]
     snapshot_rounds: Annotated[int, Range(1, 2**20)]
     overlap: Annotated[int, Range(0, 1)]
+    by_window: Flag  # 1: a round takes the whole window, however many steps fit; h_steps is the usual number
+    exclude_rounds: Annotated[int, Range(1, 2**20)]  # for how long who was proved to lie takes no part
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,8 @@ PARTS_MAX = GROUP_SIZE_MAX
 VIEW_MAX = 2**32 - 1
 COMMIT_RAW_MAX = 512  # a signed commit has about 330 bytes
 REDUCED_RAW_MAX = 640  # 64 inputs of at most 3 bytes, two digests, the signature
-OUTCOME_BYTES_MAX = 64 * REDUCED_RAW_MAX + VOTERS_MAX * 34 + 512
+EXCLUDED_MAX = 8  # members that one round may exclude: each names evidence that every voter has to hold
+OUTCOME_BYTES_MAX = 64 * REDUCED_RAW_MAX + VOTERS_MAX * 34 + 1024
 WEIGHT_MAX = 8
 
 View = Annotated[int, Range(0, VIEW_MAX)]
@@ -79,9 +80,22 @@ class Reduced(Message):
     round: Uint32
     view: View
     part: Annotated[int, Range(0, PARTS_MAX - 1)]
+    start: Uint32  # the leaves of the part, so that what it says can be checked without the state of its round
+    stop: Uint32  # not included
     roster: Digest
     inputs: Annotated[tuple[Annotated[int, Range(0, 257)], ...], Count(1, GROUP_SIZE_MAX)]  # 0: missing, else q + 1
     root: Digest  # RFC 6962 over the leaves of the output
+    norms: Digest  # RFC 6962 over the rows of norms behind the clip factors (exchange-1)
+
+
+@dataclass(frozen=True, slots=True)
+class Exclusion(Message):
+    """A member is excluded, for what this evidence proves (evidence-1)."""
+
+    protocol: ClassVar[str] = PROTOCOL
+    kind: ClassVar[int] = 12
+    peer: PeerId
+    evidence: Digest  # of the evidence's bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +113,7 @@ class Outcome(Message):
     electorate: Annotated[tuple[PeerId, ...], Count(1, VOTERS_MAX)]  # of the next round, sorted
     beacon: Digest  # of the next round
     state: Annotated[bytes, Size(0, 32)]  # SHA-256 of the parameters this round started from, every snapshot_rounds
+    excluded: Annotated[tuple[Exclusion, ...], Count(0, EXCLUDED_MAX)]  # from the next round on; by peer, rising
 
     @property
     def void(self) -> bool:
@@ -196,7 +211,7 @@ class Skip(Message):
 
 SIGNED: tuple[type[Message], ...] = (Commit, Roster, Reduced, Proposal, Vote, Skip)
 UNSIGNED: tuple[type[Message], ...] = (Quorum, Decision, Ask)  # certified by what is in them, or harmless
-MESSAGES: tuple[type[Message], ...] = (*SIGNED, Outcome, Endorsement, *UNSIGNED)
+MESSAGES: tuple[type[Message], ...] = (*SIGNED, Outcome, Endorsement, Exclusion, *UNSIGNED)
 
 
 def roster_digest(commits: tuple[bytes, ...]) -> bytes:

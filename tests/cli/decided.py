@@ -11,6 +11,7 @@ from p2pnet.wire.membership import Reach
 from p2pnet.wire.round import (
     Commit,
     Endorsement,
+    Exclusion,
     Outcome,
     Phase,
     Quorum,
@@ -27,18 +28,20 @@ SWARM, GENESIS = b"\x5a" * 32, b"\x00" * 32
 DECIDED_UNIX_S = 1_700_000_000
 
 
-def decide(ledger: Ledger, *, void: bool = False, samples: int = 40, sealers: int = 2) -> Entry:
+def decide(
+    ledger: Ledger, *, void: bool = False, samples: int = 40, sealers: int = 2, excluded: tuple[Exclusion, ...] = ()
+) -> Entry:
     """Append the next round to a ledger: three members, one part, sealed by the first two of them."""
     number, lineage = len(ledger), ledger.lineage()
     commits = tuple(_commit(one, number, lineage, samples) for one in MEMBERS)
     if void:
-        outcome = Outcome(SWARM, number, lineage, b"", 0, (), VOTERS, b"\x01" * 32, b"")
+        outcome = Outcome(SWARM, number, lineage, b"", 0, (), VOTERS, b"\x01" * 32, b"", excluded)
         commits = ()
     else:
         roster = roster_digest(commits)
-        reduced = Reduced(SWARM, number, 1, 0, roster, (257, 101, 0), b"\x02" * 32)
+        reduced = Reduced(SWARM, number, 1, 0, 0, 4, roster, (257, 101, 0), b"\x02" * 32, b"\x08" * 32)
         signed = sign_message(reduced, MEMBERS[0].peer, MEMBERS[0].sign).raw
-        outcome = Outcome(SWARM, number, lineage, roster, 1, (signed,), VOTERS, b"\x01" * 32, b"\x03" * 32)
+        outcome = Outcome(SWARM, number, lineage, roster, 1, (signed,), VOTERS, b"\x01" * 32, b"\x03" * 32, excluded)
     data = encode(outcome)
     value = outcome_digest(data)
     unsealed = Quorum(SWARM, number, 1, int(Phase.SEAL), value, ())

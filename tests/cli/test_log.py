@@ -12,6 +12,7 @@ from p2pnet.identity import peer_id_text
 from p2pnet.ledger.log import Ledger
 from p2pnet.node.content import MANIFEST_NAME
 from p2pnet.wire.merkle import leaf_hash
+from p2pnet.wire.round import Exclusion
 from tests.cli.conftest import Run
 from tests.cli.decided import MEMBERS, SWARM, VOTERS, decide, open_ledger
 
@@ -55,6 +56,16 @@ def test_the_latest_rounds_are_shown_unless_all_are_asked_for(run: Run, ledger: 
     assert shown() == list(range(3, 23))
     assert shown("--last", 2) == [21, 22]
     assert shown("--last", 0) == list(range(23))
+
+
+def test_a_round_says_whom_it_excludes_and_for_which_evidence(run: Run, ledger: Ledger) -> None:
+    decide(ledger)
+    decide(ledger, excluded=(Exclusion(VOTERS[1], b"\x07" * 32),))
+    rounds = run("log", "--state-dir", "s", "--json").json["rounds"]
+    assert [one["excluded"] for one in rounds] == [[], [{"peer": NAMES[1], "evidence": "07" * 32}]]
+    assert f"{NAMES[1]}, evidence {'07' * 32}" in run("log", 1, "--state-dir", "s").out
+    assert "excluded" not in run("log", 0, "--state-dir", "s").out
+    assert f"round 1 excludes {NAMES[1]}" in run("log", "--state-dir", "s").err
 
 
 def test_one_round_is_shown_in_full(run: Run, ledger: Ledger) -> None:

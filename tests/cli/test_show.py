@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from p2pnet.cli import show
-from p2pnet.config import BytesLmTask, Swarm, SwarmConfig
+from p2pnet.config import BytesLmTask, Swarm, SwarmConfig, Training
 from p2pnet.identity import Identity, peer_id_text
 from p2pnet.manifests import make_manifest
 from p2pnet.net.bootstrap import BootstrapConfig, BootstrapStarted, run_bootstrap
@@ -23,13 +23,23 @@ from p2pnet.wire.signing import Signed
 from tests.cli.conftest import Run
 
 LOOPBACK = ("/ip4/127.0.0.1/tcp/0",)
+DEFAULT = Training()
 CREATOR = Identity.from_seed(b"c" * 32)
 NOBODY = f"/ip4/127.0.0.1/tcp/1/p2p/{peer_id_text(Identity.from_seed(b'n' * 32).peer)}"
 
 
-def make(name: str = "shown") -> Signed[Manifest]:
+def make(name: str = "shown", training: Training = DEFAULT) -> Signed[Manifest]:
     table = (ParameterRow("w", "float32", (64, 64), 1),)
-    return make_manifest(SwarmConfig(Swarm(name), BytesLmTask("bytes-lm")), table, b"initial", CREATOR, 1_700_000_000)
+    config = SwarmConfig(Swarm(name), BytesLmTask("bytes-lm"), training)
+    return make_manifest(config, table, b"initial", CREATOR, 1_700_000_000)
+
+
+def test_what_ends_a_round_is_shown(run: Run, home: Path) -> None:
+    for by_window, shown in ((False, "30 steps or 60 s"), (True, "60 s, 30 steps of an ordinary member")):
+        training = Training(h_steps=30, window_s=60.0, by_window=by_window)
+        (home / "a.bin").write_bytes(make(training=training).raw)
+        assert f"{shown}, 240 samples for the full weight" in run("swarm", "show", "a.bin").out
+        assert run("swarm", "show", "a.bin", "--json").json["policy"]["by_window"] == by_window
 
 
 def test_a_manifest_that_was_changed_is_not_shown(run: Run, home: Path) -> None:

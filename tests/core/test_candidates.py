@@ -6,23 +6,24 @@ import pytest
 
 from p2pnet.core.candidates import Candidates
 from p2pnet.core.events import Audit, Gather, Hold, Note
-from p2pnet.core.parts import assign_parts
 from p2pnet.errors import WireError
 from p2pnet.wire.codec import encode
-from p2pnet.wire.round import Outcome, Reduced, roster_digest
+from p2pnet.wire.round import Exclusion, Outcome, Reduced, roster_digest
 from p2pnet.wire.signing import Signed
-from tests.core.voters import LEAVES, commit, context, genesis, peers, signed
+from tests.core.voters import commit, context, genesis, peer, peers, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
 COMMITS = tuple(commit(STATE, each) for each in VOTERS)
 DIGEST = roster_digest(tuple(each.raw for each in COMMITS))
-PARTS = assign_parts(LEAVES, COMMITS, STATE.beacon, 0, STATE.policy.reducers_min)
+PARTS = STATE.parts(COMMITS, 0)
 
 
 def reduced(place: int, **changed: object) -> Signed[Reduced]:
     part = PARTS[place]
-    message = Reduced(STATE.swarm, 0, 0, part.index, DIGEST, (257,) * 4, bytes([place]) * 32)
+    message = Reduced(
+        STATE.swarm, 0, 0, part.index, part.start, part.stop, DIGEST, (257,) * 4, bytes([place]) * 32, b"n" * 32
+    )
     return signed(replace(message, **changed), part.reducer)  # type: ignore[arg-type]
 
 
@@ -55,6 +56,12 @@ def adopt(found: Candidates, outcome: Outcome, commits: tuple[Signed[object], ..
         ({"reduced": (b"garbage", *REDUCED[1:])}, "wire-1"),
         ({"electorate": tuple(VOTERS[:1])}, "R43"),
         ({"beacon": b"?" * 32}, "R43"),
+        ({"reduced": (reduced(0, stop=PARTS[0].stop + 1).raw, *REDUCED[1:])}, "R42"),
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32),)}, "R43"),  # the electorate would have to follow
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32), Exclusion(VOTERS[0], b"e" * 32))}, "R47"),
+        ({"excluded": (Exclusion(VOTERS[1], b"e" * 32), Exclusion(VOTERS[1], b"f" * 32))}, "R47"),
+        ({"excluded": (Exclusion(peer(99), b"e" * 32),)}, "R47"),
+        ({"excluded": tuple(Exclusion(voter, b"e" * 32) for voter in VOTERS)}, "R47"),
     ],
 )  # fmt: skip
 def test_an_outcome_that_does_not_follow_is_refused(lie: dict[str, object], rule: str) -> None:
@@ -85,6 +92,16 @@ def test_what_is_missing_is_asked_for_once_and_again_after_a_failure() -> None:
     assert found.again_s(candidate, ()) == 2.0
     assert found.gather(candidate, [], (), 1.9) == []
     assert len(found.gather(candidate, [], (), 2.0)) == 1
+
+
+def test_a_part_that_nobody_has_is_lost_until_somebody_gives_it() -> None:
+    found = candidates()
+    candidate = found.adopt(encode(OUTCOME), OUTCOME, COMMITS)
+    assert not found.lost(candidate)
+    found.gather_failed(candidate.roots[0], 2.0)
+    assert found.lost(candidate)
+    found.hold(candidate.roots[0])
+    assert not found.lost(candidate)
 
 
 def test_what_comes_on_a_stream_of_ours_is_not_fetched_twice() -> None:

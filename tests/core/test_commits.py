@@ -72,6 +72,27 @@ def test_a_slow_newcomer_is_given_patience_and_never_the_window() -> None:
     assert alone.deadline_s(VOTERS[:1], [peer(50)]) == 5.0
 
 
+def test_by_window_everybody_has_until_its_end_however_early_the_others_commit() -> None:
+    policy = replace(POLICY, by_window=1)
+    latest_s = policy.window_ms / 1000 + GRACE_S
+    found = Commits(replace(STATE, policy=policy), fake_verify, 0.0)
+    for voter in VOTERS[:3]:
+        found.add(commit(STATE, voter), 0.1)
+    assert found.deadline_s(VOTERS) == latest_s
+    assert found.deadline_s(VOTERS[:3], VOTERS[3:]) == latest_s
+    found.add(commit(STATE, VOTERS[3]), 7.0)
+    assert found.deadline_s(VOTERS) == found.deadline_s(VOTERS[:3], VOTERS[3:]) == 7.0
+
+
+def test_who_comes_to_a_round_late_gives_no_more_than_what_is_left_and_a_grace() -> None:
+    found, window_s = Commits(STATE, fake_verify, 50.0), POLICY.window_ms / 1000
+    found.begin(20.0)
+    assert found.deadline_s(VOTERS) == 20.0 + window_s + GRACE_S
+    later = Commits(STATE, fake_verify, 200.0)
+    later.begin(20.0)
+    assert later.deadline_s(VOTERS) == 200.0 + GRACE_S  # not in the past, before it could commit itself
+
+
 def test_who_started_elsewhere_than_most_voters_is_left_out_even_of_its_own_roster() -> None:
     found = commits(VOTERS[:3])
     found.add(commit(STATE, VOTERS[3], checksum=8), 0.0)

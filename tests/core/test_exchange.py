@@ -6,17 +6,16 @@ import pytest
 
 from p2pnet.core.events import Effect, Exchange, Gather, Reduce, ReduceDone, Scatter
 from p2pnet.core.exchange import LATE_BACKUP, LATE_REDUCE, RosterExchange
-from p2pnet.core.parts import assign_parts
 from p2pnet.identity import PeerId
 from p2pnet.wire.round import Reduced, Roster
 from p2pnet.wire.signing import Signed
-from tests.core.voters import LEAVES, commit, genesis, peer, peers, signed
+from tests.core.voters import commit, genesis, peer, peers, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
 COMMITS = tuple(commit(STATE, each) for each in VOTERS)
 ROSTER = signed(Roster(STATE.swarm, 0, 0, STATE.lineage, tuple(each.raw for each in COMMITS)), STATE.proposer(0))
-PARTS = assign_parts(LEAVES, COMMITS, STATE.beacon, 0, 2)
+PARTS = STATE.parts(COMMITS, 0)
 PART = PARTS[0]
 NOBODY: frozenset[PeerId] = frozenset()
 
@@ -26,7 +25,9 @@ def exchange(me: PeerId) -> RosterExchange:
 
 
 def reduced(author: PeerId, **changed: object) -> Signed[Reduced]:
-    message = Reduced(STATE.swarm, 0, 0, PART.index, ROSTER.message.digest(), (257,) * 4, b"r" * 32)
+    message = Reduced(
+        STATE.swarm, 0, 0, PART.index, PART.start, PART.stop, ROSTER.message.digest(), (257,) * 4, b"r" * 32, b"n" * 32
+    )
     return signed(replace(message, **changed), author)  # type: ignore[arg-type]
 
 
@@ -61,6 +62,37 @@ def test_a_reducer_stops_waiting_at_the_deadline_and_the_backup_later() -> None:
         mine.arrived(PART.index, VOTERS[0], NOBODY)
         assert of_kind(mine.tick(late - 0.01, NOBODY), Reduce) == []
         assert Reduce(0, 0, PART, frozenset(VOTERS[:1])) in mine.tick(late, NOBODY)
+
+
+def test_a_backup_does_not_wait_for_the_slice_of_a_reducer_that_is_late() -> None:
+    mine, others = exchange(PART.backup), [each for each in VOTERS if each != PART.reducer]
+    mine.begin(True)
+    for each in others[:2]:
+        mine.arrived(PART.index, each, NOBODY)
+    mine.tick(LATE_REDUCE, NOBODY)
+    assert mine.arrived(PART.index, others[2], NOBODY) == [Reduce(0, 0, PART, frozenset(others))]
+
+
+def test_before_the_deadline_a_backup_waits_for_everybody() -> None:
+    mine = exchange(PART.backup)
+    mine.begin(True)
+    for each in VOTERS:
+        if each != PART.reducer:
+            assert mine.arrived(PART.index, each, NOBODY) == []
+    assert mine.arrived(PART.index, PART.reducer, NOBODY) == [Reduce(0, 0, PART, frozenset(VOTERS))]
+
+
+def test_what_a_reducer_lacks_are_slices_of_those_that_are_there_and_what_others_lack_are_digests() -> None:
+    mine = exchange(PART.reducer)
+    mine.begin(True)
+    assert mine.lacking(NOBODY) == (4, 4)
+    mine.arrived(PART.index, PART.reducer, NOBODY)
+    assert mine.lacking(NOBODY) == (3, 4)
+    assert mine.lacking(frozenset([PART.backup])) == (2, 3)
+    alone = RosterExchange(peer(99), ROSTER, COMMITS, PARTS, (8,) * 4, 1.0, 0.0)
+    assert alone.lacking(NOBODY) == (len(PARTS), len(PARTS))
+    alone.add(reduced(PART.backup), held=True)
+    assert alone.lacking(NOBODY) == (len(PARTS) - 1, len(PARTS))
 
 
 def test_contributors_turn_to_the_backup_when_a_reducer_is_late_or_cannot_be_reached() -> None:
@@ -120,4 +152,4 @@ def test_slices_of_strangers_and_of_parts_that_do_not_exist_change_nothing() -> 
     assert mine.arrived(99, VOTERS[0], NOBODY) == mine.arrived(-1, VOTERS[0], NOBODY) == []
     assert mine.arrived(PART.index, peer(99), NOBODY) == []
     assert mine.tick(LATE_REDUCE, NOBODY) == [] or not of_kind(mine.tick(LATE_REDUCE, NOBODY), Reduce)
-    assert mine.answer(ReduceDone(0, 0, PART.index, (257,) * 4, b"r" * 32), reduced(PART.reducer))
+    assert mine.answer(ReduceDone(0, 0, PART.index, (257,) * 4, b"r" * 32, b"n" * 32), reduced(PART.reducer))

@@ -492,3 +492,19 @@ def test_nothing_a_peer_sends_breaks_it_delivers_twice_or_passes_on_a_lie(script
                     delivered[text] += 1
         assert gossip.deadline_s is None or gossip.deadline_s < now_s + 60
     assert all(count == 1 for count in delivered.values())
+
+
+def test_who_joins_pushes_nothing_of_the_last_minutes_to_those_who_told_it_of_that() -> None:
+    swarm = Swarm(3, 24, delay_s=(0.05, 0.05))
+    swarm.connect_all()
+    for number in range(23):
+        swarm.publish(peer(number), b"before, by %d" % number)
+    swarm.net.run(3.0)
+    joiner = peer(100)
+    swarm.start(joiner)
+    before = swarm.data_received
+    for number in range(24):
+        swarm.connect(joiner, peer(number))
+    swarm.net.run(10.0)
+    assert sum(swarm.delivered[joiner, b"before, by %d" % number] for number in range(23)) == 23
+    assert swarm.data_received - before <= 2 * 23

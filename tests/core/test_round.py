@@ -14,13 +14,19 @@ from p2pnet.core.events import (
     Effect,
     Encoded,
     Exchange,
+    GatherFailed,
     Hold,
     Note,
     Persist,
+    ScatterFailed,
     Send,
     Skipped,
+    SliceArrived,
     Started,
 )  # fmt: skip
+from p2pnet.core.exchange import LATE_PROPOSAL
+from p2pnet.core.leading import propose_due_s
+from p2pnet.core.pace import SAFETY
 from p2pnet.core.rosters import EARLY_PER_PEER
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Restored
@@ -28,6 +34,7 @@ from p2pnet.identity import PeerId
 from p2pnet.sim.signatures import fake_sign, fake_verify
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import (
+    SIGNED,
     Commit,
     Decision,
     Endorsement,
@@ -41,7 +48,8 @@ from p2pnet.wire.round import (
     outcome_digest,
     slot_of,
 )  # fmt: skip
-from tests.core.voters import commit, context, genesis, peer, peers, round_of, signed
+from p2pnet.wire.signing import open_signed
+from tests.core.voters import SWARM, commit, context, genesis, peer, peers, round_of, signed
 
 STATE = genesis(4)
 VOTERS = peers(4)
@@ -161,6 +169,48 @@ def test_the_leader_calls_one_roster_when_all_have_committed_and_signs_it_once()
     assert len(of(effects, Exchange)) == 1
 
 
+def reduce_all(round_: Round, now_s: float) -> list[Effect]:
+    effects: list[Effect] = []
+    digest = round_.exchanges[0].digest
+    for part in round_.exchanges[0].parts:
+        message = Reduced(
+            STATE.swarm, 0, 0, part.index, part.start, part.stop, digest, (257,) * len(VOTERS),
+            bytes([part.index]) * 32, b"n" * 32,
+        )  # fmt: skip
+        effects += round_.reduced(signed(message, part.reducer), now_s)
+    return effects
+
+
+def test_a_proposer_that_has_all_it_needs_and_is_quiet_is_given_half_a_grace() -> None:
+    round_ = committed()
+    roster(round_)
+    late_s = 3.0 + LATE_PROPOSAL * round_.exchanges[0].timeout_s
+    assert propose_due_s(round_) == late_s
+    reduce_all(round_, 3.2)
+    assert propose_due_s(round_) == pytest.approx(3.2 + round_.grace_s / 2)
+    assert not of(round_.advance(3.2 + round_.grace_s / 2 - 0.01), Persist)
+    assert of(round_.advance(3.2 + round_.grace_s / 2), Persist)  # nil
+    assert round_.deciding.step == 1
+
+
+def test_time_outs_follow_from_what_the_last_rounds_took() -> None:
+    reducer = next(part.reducer for part in STATE.parts([commit(STATE, each) for each in VOTERS], 0))
+    round_ = committed(reducer)
+    roster(round_)
+    pace, volume = round_.context.pace, STATE.volume
+    longest_s = pace.longest_s(round_.grace_s, volume)
+    assert round_.exchanges[0].timeout_s == longest_s
+    part = next(part for part in round_.exchanges[0].parts if part.reducer == reducer)
+    round_.slice_arrived(SliceArrived(0, 0, part.index, reducer), 3.0)  # its own says nothing
+    commits, parts = round_.exchanges[0].commits, round_.exchanges[0].parts
+    assert pace.timeout_s(round_.grace_s, volume, commits, parts) == longest_s
+    other = next(each for each in VOTERS if each != reducer)
+    round_.slice_arrived(SliceArrived(0, 0, part.index, other), 3.4)
+    assert pace.timeout_s(round_.grace_s, volume, commits, parts) == pytest.approx(SAFETY * 0.4)
+    round_.advance(3.0 + longest_s)  # two of four are missing
+    assert pace.timeout_s(round_.grace_s, volume, commits, parts) == longest_s
+
+
 def test_a_view_without_a_proposal_is_given_up_with_nil_told_to_all() -> None:
     round_ = committed()
     due_s = round_.deadline_s(1.0)
@@ -168,6 +218,56 @@ def test_a_view_without_a_proposal_is_given_up_with_nil_told_to_all() -> None:
     effects = round_.advance(due_s + 10.0)
     votes = [effect for effect in effects if isinstance(effect, Broadcast)]
     assert len(votes) == 1
+    assert round_.deciding.step == 1
+
+
+def test_a_voter_whose_commits_did_not_come_gives_up_the_view_once_more_than_a_third_have_voted() -> None:
+    round_ = started()  # a half-open connection: the others decided without it that the commit phase is over
+    others = [each for each in VOTERS if each != ME]
+    for each in others[:2]:
+        assert round_.commit_over_s is None
+        round_.vote(signed(Vote(STATE.swarm, 0, 0, int(Phase.PREPARE), b""), each), 5.0)
+    assert round_.commit_over_s == 5.0
+    due_s = round_.deadline_s(5.0)
+    assert due_s is not None
+    assert due_s < 5.0 + STATE.policy.window_ms / 1000
+    assert [effect for effect in round_.advance(due_s) if isinstance(effect, Broadcast)]
+
+
+def test_a_result_whose_bytes_went_down_with_their_reducer_is_given_up_at_once() -> None:
+    proposer = STATE.proposer(0)
+    round_ = committed(next(voter for voter in VOTERS if voter != proposer))
+    roster(round_)
+    exchange = round_.exchanges[0]
+    commits = tuple(each for each, _ in (round_.commits.held[voter] for voter in VOTERS))
+    inputs = (257,) * len(VOTERS)
+    raws = tuple(
+        signed(
+            Reduced(
+                SWARM,
+                0,
+                0,
+                part.index,
+                part.start,
+                part.stop,
+                exchange.digest,
+                inputs,
+                bytes([part.index]) * 32,
+                b"n" * 32,
+            ),
+            part.reducer,
+        ).raw
+        for part in exchange.parts
+    )
+    outcome = encode(STATE.outcome(exchange.digest, 0, raws, commits, b""))
+    round_.proposal(signed(Proposal(SWARM, 0, 0, 0, outcome), proposer), 3.1)
+    assert of(round_.advance(4.0), Broadcast) == []
+    for part in exchange.parts:
+        round_.scatter_failed(ScatterFailed(0, 0, part.index, part.reducer), 4.0)
+    for part in exchange.parts:
+        round_.gather_failed(GatherFailed(0, bytes([part.index]) * 32), 5.0)
+    told = [open_signed(SIGNED, effect.raw, fake_verify) for effect in of(round_.advance(5.1), Broadcast)]
+    assert [vote.message.value for vote in told if isinstance(vote.message, Vote)] == [b""]
     assert round_.deciding.step == 1
 
 
@@ -265,7 +365,7 @@ def test_a_flood_of_well_signed_nonsense_neither_raises_nor_grows_without_bound(
         message = rng.choice([
             Commit(STATE.swarm, 0, STATE.lineage, digest, 1, digest, 1, 0, 2, 0, 2**32 - 1),
             Roster(STATE.swarm, 0, view, STATE.lineage, raws),
-            Reduced(STATE.swarm, 0, view, rng.randrange(64), digest, (0, 257), digest),
+            Reduced(STATE.swarm, 0, view, rng.randrange(64), 0, 1, digest, (0, 257), digest, digest),
             Proposal(STATE.swarm, 0, view, rng.choice([0, 1, 2**32]), rng.choice([VOID, rng.randbytes(40)])),
             Vote(STATE.swarm, 0, view, rng.choice([1, 2]), value),
         ])  # fmt: skip

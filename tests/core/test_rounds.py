@@ -23,8 +23,9 @@ from p2pnet.core.events import (
 from p2pnet.core.rounds import AHEAD_MAX, AHEAD_PER_PEER, ASK_EVERY_S, DECISIONS_PER_ROUND, TICK_MIN_S, Rounds
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
+from p2pnet.sim import POLICY
 from p2pnet.wire.codec import encode
-from p2pnet.wire.round import Ask, Decision, Phase, Quorum, Vote, outcome_digest
+from p2pnet.wire.round import Ask, Decision, Phase, Quorum, Roster, Vote, outcome_digest
 from tests.core.test_round import certificate
 from tests.core.voters import SWARM, commit, context, genesis, peer, peers, signed
 
@@ -52,7 +53,7 @@ def void_decision() -> Decision:
 
 def test_the_first_tick_starts_training_once() -> None:
     found = rounds()
-    assert of(found.handle(Tick(), 0.0), Train) == [Train(0, STATE.beacon, True)]
+    assert of(found.handle(Tick(), 0.0), Train) == [Train(0, STATE.beacon, True, POLICY.window_ms / 1000)]
     assert of(found.handle(Tick(), 0.1), Train) == []
 
 
@@ -89,6 +90,35 @@ def test_an_ask_of_an_earlier_round_is_served_and_of_this_one_answered() -> None
     assert Serve(OTHERS[0], 0) in found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 4.0)
 
 
+def test_who_has_just_come_is_told_what_i_signed_and_who_asks_later_what_others_did_too() -> None:
+    found = rounds()
+    found.handle(Encoded(0, b"p" * 32, 40, True, 1, 0, 0), 1.0)
+    found.handle(Heard(OTHERS[1], commit(STATE, OTHERS[1])), 1.0)
+    found.handle(PeerUp(OTHERS[0]), 2.0)
+    own = found.round.commits.held[ME][0].raw
+    told = of(found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 2.1), Send)
+    assert [effect.raw for effect in told] == [own]
+    told = of(found.handle(Heard(OTHERS[0], Ask(SWARM, 0, 0)), 2.1 + found.round.grace_s), Send)
+    assert {effect.raw for effect in told} == {own, commit(STATE, OTHERS[1]).raw}
+
+
+def test_who_waits_for_the_bytes_of_an_exchange_asks_only_when_it_is_late() -> None:
+    found = rounds()
+    for other in OTHERS:
+        found.handle(PeerUp(other), 0.0)
+    found.handle(Started(0, 7, b""), 0.0)
+    raws = tuple(commit(STATE, voter).raw for voter in VOTERS)
+    proposer = STATE.proposer(0)
+    found.handle(Heard(OTHERS[0], signed(Roster(SWARM, 0, 0, STATE.lineage, raws), proposer)), 1.0)
+    exchange, asked_s, now_s = found.round.exchanges[0], [], 1.0
+    while now_s < 1.0 + 2 * exchange.timeout_s:
+        now_s += 0.1
+        if any(isinstance(effect, Send) for effect in found.handle(Tick(), now_s)):
+            asked_s.append(now_s)
+    assert asked_s
+    assert min(asked_s) >= 1.0 + exchange.timeout_s
+
+
 def test_a_decision_that_came_early_is_taken_up_in_its_round() -> None:
     found = rounds()
     decision = void_decision()
@@ -111,6 +141,36 @@ def test_who_took_over_a_decision_waits_for_the_next_one_unless_others_commit_to
     assert of(together.handle(Heard(OTHERS[1], commit(together.state, OTHERS[1])), 1.2), Train)
     assert of(alone.handle(Tick(), 1.2), Train) == []
     assert of(alone.handle(Tick(), 1.1 + alone.round.grace_s), Train)
+
+
+def test_a_window_begins_with_the_certificate_however_late_the_round_is_applied() -> None:
+    found, window_s = rounds(), POLICY.window_ms / 1000
+    found.handle(Heard(OTHERS[0], void_decision().certificate), 4.0)
+    found.handle(Heard(OTHERS[1], void_decision()), 5.0)  # what was certified is here
+    found.handle(Applied(0), 30.0)
+    assert of(found.handle(Tick(), 31.0), Train) == [Train(1, found.state.beacon, False, 4.0 + window_s)]
+    whole = rounds()  # nobody said when this was decided: perhaps long ago
+    whole.handle(Heard(OTHERS[1], void_decision()), 5.0)
+    whole.handle(Applied(0), 30.0)
+    assert of(whole.handle(Tick(), 31.0), Train) == [Train(1, whole.state.beacon, False, 30.0 + window_s)]
+
+
+def test_a_certificate_that_waited_for_a_slow_peer_counts_from_when_it_came() -> None:
+    found = rounds()
+    found.handle(Heard(OTHERS[0], void_decision()), 1.0)
+    after = found.round.decided.after if found.round.decided else STATE
+    void = encode(after.outcome(b"", 0, (), (), b""))
+    value = outcome_digest(void)
+    seals = {voter: signed(Vote(SWARM, 1, 1, 2, value), voter).signature for voter in VOTERS[:3]}
+    quorum = bundle(after, 1, Phase.SEAL, value, seals)
+    found.handle(Heard(OTHERS[0], quorum), 3.0)  # while the learner is in a step
+    assert of(found.handle(Applied(0), 9.0), Train) == []  # it is over: what was trained for it would be late
+    assert found.deadline_s is not None
+    assert found.deadline_s > 9.0 + 2 * TICK_MIN_S
+    assert found.round.certified_s == 3.0
+    found.handle(Heard(OTHERS[0], Decision(quorum, void, ())), 9.5)
+    found.handle(Applied(1), 10.0)
+    assert found.round.commits.start_s == 3.0
 
 
 def test_what_is_kept_of_later_rounds_is_bounded() -> None:
@@ -146,6 +206,18 @@ def test_a_stalled_round_names_the_voters_that_are_not_heard() -> None:
         notes = [note for note in found.handle(Tick(), now_s) if isinstance(note, Note) and note.kind == "stalled"]
     assert notes[0].peers == tuple(OTHERS[1:])
     assert found.missing == tuple(OTHERS[1:])
+
+
+def test_a_stalled_round_names_the_voters_that_are_heard_and_do_not_vote() -> None:
+    found, voting, deaf = rounds(), OTHERS[0], OTHERS[1:]
+    asks = [Heard(author, Ask(SWARM, 0, 0)) for author in deaf]  # they hear nothing, and ask
+    now_s, notes = 0.0, []
+    while not notes and now_s < 200:
+        now_s += 0.25
+        effects = [effect for event in (vote(voting), *asks, Tick()) for effect in found.handle(event, now_s)]
+        notes = [note for note in effects if isinstance(note, Note) and note.kind == "stalled"]
+    assert notes[0].peers == found.missing == tuple(deaf)
+    assert notes[0].detail == "2 of 4 voters have voted in view 0, 3 are needed"
 
 
 def test_the_next_tick_is_never_in_the_past() -> None:

@@ -6,7 +6,9 @@ import hashlib
 import random
 from typing import TypeVar
 
+from p2pnet.core.pace import Pace
 from p2pnet.core.round import Round
+from p2pnet.core.shares import Volume
 from p2pnet.core.slots import Context
 from p2pnet.core.state import HashChain, SwarmState
 from p2pnet.identity import PeerId
@@ -20,6 +22,7 @@ from p2pnet.wire.signing import Signed, sign_message
 M = TypeVar("M", bound=Message)
 SWARM = hashlib.sha256(b"swarm").digest()
 LEAVES = 8
+VOLUME = Volume(LEAVES, 13_000, 26_000)  # an exchange is given half a second besides grace, at most
 
 
 def peer(number: int) -> PeerId:
@@ -32,7 +35,7 @@ def peers(count: int) -> list[PeerId]:
 
 def genesis(voters: int, policy: Policy = POLICY) -> SwarmState:
     founders = tuple(peers(voters))
-    return SwarmState(SWARM, policy, 0, b"l" * 32, b"b" * 32, founders, {}, frozenset(founders))
+    return SwarmState(SWARM, policy, 0, b"l" * 32, b"b" * 32, founders, {}, frozenset(founders), VOLUME)
 
 
 def signed(message: M, author: PeerId) -> Signed[M]:
@@ -55,9 +58,7 @@ def commit(state: SwarmState, author: PeerId, **changed: object) -> Signed[Commi
 
 
 def context(me: PeerId, audits: bool = False) -> Context:
-    return Context(
-        me, lambda data: fake_sign(me, data), fake_verify, chain_of(me), LEAVES, 1.0, random.Random(1), audits
-    )
+    return Context(me, lambda data: fake_sign(me, data), fake_verify, chain_of(me), Pace(), random.Random(1), audits)
 
 
 def round_of(state: SwarmState, me: PeerId) -> Round:

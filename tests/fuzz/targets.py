@@ -40,7 +40,7 @@ from p2pnet.numerics.reduce import reduce_part
 from p2pnet.schema import load_file
 from p2pnet.train.learner import Learner
 from p2pnet.train.storage import parse_tensors, read_tensors
-from p2pnet.wire import exchange, gossip, history, manifest, membership, merkle
+from p2pnet.wire import evidence, exchange, gossip, history, manifest, membership, merkle
 from p2pnet.wire import round as rounds
 from p2pnet.wire.codec import Message, decode, encode
 from p2pnet.wire.manifest import Link, open_manifest
@@ -51,6 +51,7 @@ from tests.ledger.writer import GENESIS, SWARM, make_entry, open_ledger, part_by
 from tests.vectors import vectors
 
 PAGES = {
+    "evidence": (evidence.MESSAGES, "evidence-1"),
     "exchange": (exchange.MESSAGES, "exchange-1"),
     "gossip": (gossip.MESSAGES, "gossip-1"),
     "history": (history.MESSAGES, "history-1"),
@@ -109,6 +110,19 @@ def read_round(data: bytes) -> None:
         assert (opened.raw if isinstance(opened, Signed) else encode(opened)) == data
     with suppress(WireError):
         assert encode(decode_outcome(data)) == data
+
+
+def read_evidence(data: bytes) -> None:
+    """Evidence is refused with a rule, or says who lied; the arithmetic behind it takes whatever is shown."""
+    from p2pnet.core.evidence import Ground, examine
+    from p2pnet.node.proving import is_lie
+    from tests.core import make_vectors as made
+
+    ground = Ground(made.SWARM, made.CHUNKS, made.ROUND_SAMPLES)
+    with suppress(WireError):
+        _, claim = examine(data, ground, trust)
+        if claim is not None:
+            is_lie(claim, (ChunkFormat(made.K), ChunkFormat(made.K_RESULT)))
 
 
 def read_manifest(data: bytes) -> None:
@@ -472,6 +486,7 @@ def status_seeds() -> tuple[bytes, ...]:
 TARGETS: tuple[Target, ...] = (
     *(target for name in PAGES for target in _page(name)),
     Target("round-frame", read_round, lambda: vector_bytes("round-1")),
+    Target("evidence", read_evidence, lambda: vector_bytes("evidence-1")),
     Target("manifest", read_manifest, lambda: vector_bytes("swarm-1")),
     Target("proofs", read_proofs, lambda: vector_bytes("merkle-1")),
     Target("link", read_link, lambda: (LINK, b"p2pnet://[")),

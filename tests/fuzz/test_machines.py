@@ -148,7 +148,7 @@ class Shell:
             case ev.Reduce(number, view, part):
                 exchange = self.rounds.round.exchanges.get(view)
                 places = len(exchange.commits) if exchange else 1
-                self.due += [ev.ReduceDone(number, view, part.index, (257,) * places, rng.randbytes(32))]
+                self.due += [ev.ReduceDone(number, view, part.index, (257,) * places, rng.randbytes(32), bytes(32))]
             case ev.Scatter(number, view, part, to):
                 self.due += [ev.ScatterFailed(number, view, part.index, to)]
             case ev.Gather(number, root):
@@ -228,7 +228,7 @@ class Mangled(Simulation):
             return  # the handler would have refused it
         self.mangled += 1
         to = rng.choice([one for one in self.peers if one != self.liar])
-        self.at(self._delay(), lambda: self.peers[to].take(heard))
+        self.at(self._delay(self.liar, to), lambda: self.peers[to].take(heard))
 
 
 @fuzz_settings(8)

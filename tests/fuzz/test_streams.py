@@ -25,6 +25,7 @@ from p2pnet.net.memory import MemoryHost
 from p2pnet.node.content import INITIAL_NAME, MANIFEST_NAME
 from p2pnet.node.links import GOSSIP, HELLO, ROUND
 from p2pnet.wire.codec import encode
+from p2pnet.wire.evidence import DoubleSigned, GetEvidence
 from p2pnet.wire.exchange import GetLeaf, GetOutput, Slice
 from p2pnet.wire.gossip import Data, Graft, Have, Prune, Want
 from p2pnet.wire.history import Decisions, GetDecisions
@@ -36,8 +37,8 @@ from tests.fuzz.material import RUNS, mutate
 from tests.node.living import Living, Place, open_place
 from tests.node.members import until
 
-EXCHANGE, CONTENT, HISTORY = "/p2pnet/exchange/1", "/p2pnet/swarm/1", "/p2pnet/history/1"
-PROTOCOLS = (HELLO, GOSSIP, ROUND, EXCHANGE, CONTENT, HISTORY)
+EXCHANGE, CONTENT, HISTORY, EVIDENCE = (f"/p2pnet/{name}/1" for name in ("exchange", "swarm", "history", "evidence"))
+PROTOCOLS = (HELLO, GOSSIP, ROUND, EXCHANGE, CONTENT, HISTORY, EVIDENCE)
 ATTACKERS = min(RUNS or 12, 100)
 STREAMS = 10  # of each
 MEMORY_BYTES_MAX = 64 << 20  # what both nodes may take more after it than before
@@ -109,16 +110,18 @@ def frames_of(swarm: bytes, who: Identity, target: Living, rng: random.Random) -
             Vote(swarm, number, 0, 1, digest),
             Commit(swarm, number, digest, digest, 8, digest, 0, 1, 0, 0, 0),
             Skip(swarm, number, digest),
-            Reduced(swarm, number, 0, 0, digest, (257,), digest),
+            Reduced(swarm, number, 0, 0, 0, 1, digest, (257,), digest, digest),
         )
     ]
     quorum = Quorum(swarm, number, 0, 2, digest, (Endorsement(who.peer, bytes(64)),))
     proof = (digest,) * rng.choice((0, 1, 128))
+    proofs = [encode(DoubleSigned(votes[0], one)) for one in votes] + [rng.randbytes(100)]
     return {
         HELLO: [encode(Hello(VERSION, swarm, rng.randbytes(8), "x/1", record))],
         GOSSIP: [
             *(encode(Data(rng.randrange(256), 0, "round", raw)) for raw in votes),
             encode(Data(0, 0, "record", record)),
+            *(encode(Data(0, 0, "evidence", raw)) for raw in proofs),
             encode(Have(1, tuple(rng.randbytes(20) for _ in range(rng.choice((1, 512)))))),
             encode(Want(1, (bytes(20),) * 128)),
             encode(Graft(tuple(range(256)))),
@@ -133,6 +136,7 @@ def frames_of(swarm: bytes, who: Identity, target: Living, rng: random.Random) -
         ],
         CONTENT: [encode(Get(swarm, swarm, offset, 2**32 - 1)) for offset in (0, 2**63 - 1)],
         HISTORY: [encode(GetDecisions(swarm, start)) for start in (0, number, 2**32 - 1)],
+        EVIDENCE: [encode(GetEvidence(swarm, digest))],
     }
 
 

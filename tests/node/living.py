@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, asynccontextmanager, suppress
 from pathlib import Path
@@ -28,6 +29,7 @@ from p2pnet.wire.manifest import Link
 from tests.node.members import identity, until
 
 EVERY = 4  # rounds between two states
+TRAINING = Training(h_steps=2, window_s=10.0)
 WAIT_S = 60.0
 
 
@@ -82,6 +84,7 @@ class Living:
         self.running = False
         self.trains = threading.Event()  # cleared: the loop stands still between two steps
         self.trains.set()
+        self.step_s = 0.0  # what a step takes besides, as on a slower machine
         self._saves = True
 
     @property
@@ -153,8 +156,9 @@ class Living:
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad()
+                time.sleep(self.step_s)
                 if report := self.swarm.step(loss, samples=4):
-                    self.states[report.round] = self.swarm.state_sha256()
+                    self.states[self.swarm.round - 1] = self.swarm.state_sha256()  # it may have caught up
                     self.reports.append(report)
         except P2pnetError as error:
             if "as it was told to" not in str(error):
@@ -172,13 +176,13 @@ class Living:
         self.said.append((kind, fields))
 
 
-async def agree(*members: Living) -> set[int]:
-    """All have the same parameters after each round that they all saw, one at least; returns those rounds."""
+async def agree(*members: Living, at_least: int = 1) -> set[int]:
+    """All have the same parameters after each round that they all saw, so many at least; returns those rounds."""
     common: set[int] = set()
 
     def is_there() -> bool:  # a thread reports a round a little before or after the others'
         common.update(set.intersection(*(set(member.states) for member in members)))
-        return bool(common)
+        return len(common) >= at_least
 
     await until(is_there, WAIT_S)
     assert all(len({member.states[number] for member in members}) == 1 for number in common)
@@ -219,14 +223,19 @@ def half_frozen() -> nn.Module:
 
 @asynccontextmanager
 async def open_place(
-    folder: Path, founders: int = 2, make_model: Callable[[], nn.Module] = linear, dense: bool = False, **policy: Any
+    folder: Path,
+    founders: int = 2,
+    make_model: Callable[[], nn.Module] = linear,
+    dense: bool = False,
+    training: Training = TRAINING,
+    **policy: Any,
 ) -> AsyncIterator[Place]:
     """A swarm founded by members 1 to `founders`; all ends with the block."""
     settings = {"grace_s": 0.4, "stall_s": 5.0, "service_rounds": 1, "snapshot_rounds": EVERY} | policy
     config = SwarmConfig(
         swarm=SwarmSection("tests", founders=tuple(identity(number).peer for number in range(1, founders + 1))),
         task=CustomTask("custom", batch_size=4),
-        training=Training(h_steps=2, window_s=10.0),
+        training=training,
         codec=Codec(k=8, k_result=16, dense=dense),
         policy=Policy(**settings),
     )

@@ -21,6 +21,7 @@ from p2pnet.net.memory import MemoryHost, MemoryNetwork
 from p2pnet.node import bridge as br
 from p2pnet.node.bulk import Bulk, payload_tree
 from p2pnet.node.diary import Diary
+from p2pnet.node.history import volume_of
 from p2pnet.node.inbox import Inbox
 from p2pnet.node.links import Links
 from p2pnet.node.peer import Peer, Swarm
@@ -54,7 +55,7 @@ def manifest(founders: tuple[PeerId, ...], name: str = "tests", initial: bytes =
     policy = Policy(
         h_steps=1, round_samples=8, window_ms=5000, grace_ms=int(1000 * GRACE_S), stall_ms=5000, alpha_ppm=1_000_000,
         beta_ppm=950_000, group_size_max=64, voters_max=100, service_rounds=1, reducers_min=2, snapshot_rounds=1000,
-        overlap=0,
+        overlap=0, by_window=0, exclude_rounds=100,
     )  # fmt: skip
     row = ParameterRow("weight", "float32", (CHUNKS, 4096), 1)
     message = Manifest(
@@ -133,7 +134,8 @@ class Member:
     async def take_part(self, train: Callable[[Member, br.RoundTask], bytes | None] | None = None) -> None:
         """Run rounds with a learner that encodes noise, until cancelled."""
         train = train or (lambda member, task: payload(member.number, task.round_id))
-        genesis = SwarmState.genesis(self.world.swarm, self.world.manifest.message).lineage
+        manifest = self.world.manifest.message
+        genesis = SwarmState.genesis(self.world.swarm, manifest, volume_of(manifest)).lineage
         folder = self.world.folder / str(self.number)
         with self.scope, Ledger(folder / "ledger.db", self.world.swarm, genesis, keep_results=4) as self.ledger:
             snapshots = Snapshots(folder, self.world.manifest.message.policy.snapshot_rounds, self.ledger)
@@ -150,7 +152,8 @@ class Member:
         """End the rounds, as when the process ends; the links stay."""
         self.scope.cancel()
         await until(lambda: self.ended)
-        self.host.reception._entries.pop("/p2pnet/exchange/1")
+        for protocol in ("/p2pnet/exchange/1", "/p2pnet/evidence/1"):
+            self.host.reception._entries.pop(protocol)
 
     async def _learn(self, train: Callable[[Member, br.RoundTask], bytes | None]) -> None:
         assert self.peer is not None
@@ -211,6 +214,7 @@ class Recorder:
     def __init__(self) -> None:
         self.events: list[ev.Event] = []
         self.blamed: list[tuple[PeerId, str]] = []
+        self.accused: list[bytes] = []
 
     async def wait(self, *kinds: type) -> ev.Event:
         """The first event of these kinds, taken out."""
@@ -228,5 +232,6 @@ def make_bulk(world: World, host: MemoryHost, is_dense: bool = False) -> tuple[B
     bulk = Bulk(
         host, world.swarm, 0, CHUNKS, FORMATS, is_dense, verify, recorder.events.append,
         lambda peer, rule: recorder.blamed.append((peer, rule)), lambda _round, _root: None,
+        recorder.accused.append,
     )  # fmt: skip
     return bulk, recorder

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from p2pnet.core import events as ev
 from p2pnet.core.parts import assign_parts
+from p2pnet.core.shares import Volume
 from p2pnet.errors import NetworkError, P2pnetError
-from p2pnet.identity import PeerId
+from p2pnet.identity import PeerId, verify
 from p2pnet.net.memory import MemoryHost
 from p2pnet.node import views
 from p2pnet.node.bulk import PROTOCOL, Bulk, payload_tree
@@ -29,6 +30,7 @@ from tests.node.members import CHUNKS, FORMATS, Recorder, World, identity, make_
 BEACON = b"\7" * 32
 WEIGHTS = (8, 5, 8)
 LEAF_CHUNKS = 16
+VOLUME = Volume(-(-CHUNKS // LEAF_CHUNKS), *(fmt.payload_bytes(LEAF_CHUNKS) for fmt in FORMATS))
 
 
 class Trio:
@@ -41,11 +43,12 @@ class Trio:
         self.hosts: dict[int, MemoryHost] = {}
         self.bulks: dict[int, Bulk] = {}
         self.seen: dict[int, Recorder] = {}
+        self.signed: dict[int, bytes] = {}  # what the reducer of each part signed
         self.payloads = payloads or {number: payload(number) for number in (1, 2, 3)}
         numbers = sorted(self.payloads, key=lambda number: identity(number).peer)
         self.commits = tuple(self.commit(number) for number in numbers)
         self.roster = roster_digest(tuple(commit.raw for commit in self.commits))
-        self.parts = assign_parts(-(-CHUNKS // LEAF_CHUNKS), self.commits, BEACON, 0, 2)
+        self.parts = assign_parts(VOLUME, self.commits, BEACON, 0, 2, {})
         self.exchange = ev.Exchange(round_id, 0, self.commits, WEIGHTS, self.parts)
 
     def commit(self, number: int) -> Signed[Commit]:
@@ -99,14 +102,27 @@ class Trio:
         await self.bulks[reducer].reduce(ev.Reduce(self.round, 0, spec, frozenset(arrived)))
         done = await seen.wait(ev.ReduceDone)
         assert isinstance(done, ev.ReduceDone)
-        message = Reduced(self.world.swarm, self.round, 0, part, self.roster, done.inputs, done.root)
+        message = Reduced(
+            self.world.swarm,
+            self.round,
+            0,
+            part,
+            spec.start,
+            spec.stop,
+            self.roster,
+            done.inputs,
+            done.root,
+            done.norms,
+        )
         signed = sign_message(message, spec.reducer, identity(reducer).sign)
         self.bulks[reducer].answer(ev.Answer(self.round, 0, part, done.root, signed.raw))
+        self.signed[part] = signed.raw
         return done
 
     def audit(self, part: int, done: ev.ReduceDone, leaf: int = 0) -> ev.Audit:
         spec = self.parts[part]
-        return ev.Audit(self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer)
+        raw = self.signed[part]
+        return ev.Audit(self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer, done.norms, raw)
 
     def other(self, part: int) -> int:
         """A peer that does not reduce this part."""
@@ -194,11 +210,12 @@ async def test_an_honest_reducer_passes_the_audit_and_a_wrong_leaf_does_not(
     await until(lambda: bulk.output(0, done[0].root) is not None)
     for leaf in range(three.parts[0].stop - three.parts[0].start):
         await bulk.audit(three.audit(0, done[0], leaf))
+        assert (await seen.wait(ev.RoundTrip)).peer == three.parts[0].reducer
         assert (await seen.wait(ev.Audited)) == ev.Audited(0, done[0].root, True)
     wrong = three.expected(0, (1, 2))  # as if it had left the third one out, and said that it had not
     root = merkle.root(merkle.payload_leaves(wrong, FORMATS[1].payload_bytes(LEAF_CHUNKS)))
     bulk._outputs[0, root] = wrong
-    await bulk.audit(three.audit(0, ev.ReduceDone(0, 0, 0, done[0].inputs, root)))
+    await bulk.audit(three.audit(0, ev.ReduceDone(0, 0, 0, done[0].inputs, root, done[0].norms)))
     assert (await seen.wait(ev.Audited)) == ev.Audited(0, root, False)
 
 
@@ -238,7 +255,10 @@ async def test_an_audit_of_another_roster_than_ours_says_nothing_about_the_reduc
     await until(lambda: three.bulks[number].output(0, done[0].root) is not None)
     spec = three.parts[0]
     for inputs in (done[0].inputs, done[0].inputs * 4):
-        await three.bulks[number].audit(ev.Audit(0, 0, b"\x09" * 32, spec, 0, done[0].root, inputs, spec.reducer))
+        audit = ev.Audit(
+            0, 0, b"\x09" * 32, spec, 0, done[0].root, inputs, spec.reducer, done[0].norms, three.signed[0]
+        )
+        await three.bulks[number].audit(audit)
         assert (await three.seen[number].wait(ev.Audited)) == ev.Audited(0, done[0].root, True)
 
 
@@ -472,3 +492,18 @@ def test_no_first_frame_raises_more_than_an_error_that_is_the_senders(frame: byt
             nursery.cancel_scope.cancel()
 
     trio.run(main)
+
+
+async def test_who_was_left_out_says_that_its_line_is_slower_than_what_would_have_been_in_time(world: World) -> None:
+    host, chunks = await world.stranger(1), 10**6
+    bulk = Bulk(
+        host, world.swarm, 0, chunks, FORMATS, False, verify, lambda _event: None, lambda _peer, _rule: None,
+        lambda _round, _root: None, lambda _raw: None,
+    )  # fmt: skip
+    bulk.left_out(0, 1.0)  # it holds no payload: it sent nothing
+    assert bulk.lines.kbps == (0, 0)
+    sent = bytes(FORMATS[0].payload_bytes(chunks))
+    bulk.keep_payload(0, sent, payload_tree(sent[: FORMATS[0].chunk_bytes], FORMATS[0]))
+    bulk.left_out(0, 8.0)
+    assert bulk.lines.kbps[0] == pytest.approx(len(sent) / 1000, rel=0.01)
+    assert bulk.lines.kbps[1] == 0

@@ -12,9 +12,11 @@ import pytest
 from p2pnet.errors import BehindError, P2pnetError
 from p2pnet.identity import PeerId
 from p2pnet.ledger.log import Ledger
+from p2pnet.ledger.reader import LedgerReader
 from p2pnet.net.memory import Link
 from p2pnet.node import content as content_module
 from p2pnet.node.download import Download
+from p2pnet.node.runner import LEDGER_NAME
 from p2pnet.train.learner import Learner
 from p2pnet.wire.round import open_round_message, slot_of
 from p2pnet.wire.signing import Signed, Verify
@@ -36,7 +38,7 @@ async def test_a_late_joiner_starts_from_a_members_state_and_contributes_within_
         assert start >= 3 * EVERY
         assert late.credited()[0] <= start + 2
         await late.reach(start + 4)
-        assert len(await agree(late, *founders)) >= 3
+        await agree(late, *founders, at_least=3)
         texts = late.texts()
         assert any(text.startswith("state before round ") and text.endswith(" bytes") for text in texts)
         assert not any(text.startswith("catching up: round 1 of") for text in texts)
@@ -57,6 +59,37 @@ async def test_who_was_away_for_longer_than_results_are_kept_goes_on_from_a_late
         await members[0].reach(away.credited(left + 3 * EVERY)[0] + 1)
         assert any(text.startswith("state before round ") for text in away.texts(before))
         await agree(*members)
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "cut off"])
+async def test_who_missed_fewer_rounds_than_are_kept_replays_them_to_the_same_bits_without_a_state(
+    tmp_path: Path, stopped: bool
+) -> None:
+    async with open_place(tmp_path) as place:
+        *others, away = members = await place.started(1, 2, 3, keep_results=100)
+        for member in members:
+            await member.reach(3)
+        if stopped:
+            await away.stop()
+        else:
+            for other in others:
+                place.network.set_link(away.peer, other.peer, Link(partitioned=True))
+                place.network.find(other.peer)._drop(away.peer)
+        left, before = away.reports[-1].round, len(away.said)
+        await others[0].reach(left + 3 * EVERY)
+        if stopped:
+            await away.start()
+        for other in others:
+            place.network.set_link(away.peer, other.peer, Link())
+        await until(lambda: bool(away.credited(left + 3 * EVERY)), 30)
+        await others[0].reach(away.credited(left + 3 * EVERY)[0] + 2)
+        assert max(await agree(*members)) > left + 2 * EVERY
+        assert not any(text.startswith("state before round ") for text in away.texts(before))
+        assert any(text.startswith("catching up: round ") for text in away.texts(before)) is stopped
+        with LedgerReader(away.folder / LEDGER_NAME) as mine, LedgerReader(others[0].folder / LEDGER_NAME) as theirs:
+            rounds = min(len(mine), len(theirs))
+            assert rounds >= left + 3 * EVERY
+            assert [e.lineage for e in mine.entries(0, rounds)] == [e.lineage for e in theirs.entries(0, rounds)]
 
 
 async def test_who_stands_still_for_too_long_is_told_to_join_again_and_then_catches_up(tmp_path: Path) -> None:

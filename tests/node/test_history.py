@@ -17,7 +17,7 @@ from p2pnet.ledger.log import Ledger
 from p2pnet.net.host import Stream
 from p2pnet.net.memory import MemoryHost
 from p2pnet.node import history as history_module
-from p2pnet.node.history import PROTOCOL, History, ask_page, count_rounds, decision_of, entry_of
+from p2pnet.node.history import PROTOCOL, History, ask_page, count_rounds, decision_of, entry_of, volume_of
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.history import Decisions, GetDecisions
 from p2pnet.wire.round import Decision, Phase, Vote, decode_outcome, outcome_digest
@@ -53,7 +53,8 @@ class Scene:
     def open(self, name: str) -> History:
         manifest = self.world.manifest.message
         path = self.folder / name / "ledger.db"
-        ledger = Ledger(path, self.world.swarm, SwarmState.genesis(self.world.swarm, manifest).lineage)
+        genesis = SwarmState.genesis(self.world.swarm, manifest, volume_of(manifest)).lineage
+        ledger = Ledger(path, self.world.swarm, genesis)
         return History(self.world.swarm, manifest, ledger)
 
     async def served(self, number: int, handler: Callable[[Stream], object]) -> MemoryHost:

@@ -25,7 +25,7 @@ from p2pnet.wire.gossip import Data, Want
 from p2pnet.wire.membership import RECORD_BYTES_MAX, VERSION, Hello, HelloAnswer, PeerRecord, Reason
 from p2pnet.wire.round import Ask, Commit, Quorum, Vote
 from p2pnet.wire.signing import sign_message
-from tests.node.members import Member, World, identity, until
+from tests.node.members import WAIT_S, Member, World, identity, until
 
 ME, STRANGER = 1, 9
 
@@ -475,3 +475,11 @@ def test_no_first_frame_raises_more_than_an_error_that_is_the_senders(protocol: 
 
 def test_gossip_knows_the_messages_of_its_page() -> None:
     assert {message.kind for message in GOSSIP_MESSAGES} == {1, 2, 3, 4, 5}
+
+
+async def test_the_answer_to_a_hello_tells_how_far_away_a_peer_is(world: World) -> None:
+    one, two = await world.members(1, 2)
+    seen = [event for member in (one, two) for event in member.inbox._events if isinstance(event, ev.RoundTrip)]
+    assert seen
+    assert all(0 < event.after_s < WAIT_S for event in seen)
+    assert {event.peer for event in seen} <= {one.host.peer, two.host.peer}

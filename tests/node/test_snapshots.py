@@ -26,7 +26,7 @@ def decide(ledger: Ledger, rounds: int, part_bytes: int = 10) -> None:
     for number in range(len(ledger), len(ledger) + rounds):
         state = state_of(number) if number % EVERY == 0 else b""
         voters = (identity(1).peer,)
-        outcome = encode(Outcome(SWARM, number, ledger.lineage(), b"r" * 32, 0, (), voters, b"b" * 32, state))
+        outcome = encode(Outcome(SWARM, number, ledger.lineage(), b"r" * 32, 0, (), voters, b"b" * 32, state, ()))
         lineage = next_lineage(ledger.lineage(), outcome_digest(outcome))
         root = hashlib.sha256(b"part %d" % number).digest()
         ledger.append(Entry(number, lineage, outcome, b"seals", (), (root,), 0), {root: b"x" * part_bytes})

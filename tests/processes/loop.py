@@ -45,7 +45,7 @@ def train(link: str, state_dir: str, rounds: int, end: str, model: nn.Module) ->
             optimizer.zero_grad()
             if report := swarm.step(loss, samples=len(x)):
                 credited += report.credited
-                print(f"round {report.round} {swarm.state_sha256()} {report.credited}", flush=True)
+                print(f"round {swarm.round - 1} {swarm.state_sha256()} {report.credited}", flush=True)
         if end == "error":
             raise ZeroDivisionError("in the user's own code")
         print("left", flush=True)

@@ -130,7 +130,7 @@ def same(value: str) -> bool:
 
 def rounds(rank: int, folder: Path, kind: str) -> None:
     """Rounds with others' results, a decision that comes early, NaN on one rank, a restart, a state from a member."""
-    first, second = result(0, other(1)), result(1, other(2))
+    first, second, third = result(0, other(1)), result(1, other(2)), result(2, other(3), (True,))
     here = Rank(rank, folder, kind, 5, (task(0),))
     assert here.swarm.state_sha256() == alone()
     report = here.round(first, task(1))
@@ -142,16 +142,20 @@ def rounds(rank: int, folder: Path, kind: str) -> None:
         assert sent.samples == 2 * 2 * BATCH_SIZE, "those of both ranks"
         here.bridge.says.put(second)  # the others are through before us
         here.bridge.says.put(task(2))
+    here.answer(third, task(3))
     dist.barrier()
     report = here.step(torch.randn(BATCH_SIZE, 16))
     assert report is not None, "the round ends on all ranks in the same step"
     assert (report.round, report.steps) == (1, 1)
-    assert here.swarm.state_sha256() == alone(first, second)
-    report = here.round(void(2), task(3), spoil=rank == 1 or kind != "fsdp")
+    assert here.swarm.state_sha256() == alone(first, second, third)
+    if here.bridge:
+        late = here.bridge.last(br.Submitted)
+        assert (late.round_id, late.samples) == (2, 2 * BATCH_SIZE), "what both ranks trained, in the round after"
+    report = here.round(void(3), task(4), spoil=rank == 1 or kind != "fsdp")
     assert report.void
     if here.bridge:
         assert "NaN" in here.bridge.last(br.Skipped).reason
-    here.round(void(3), task(4))
+    here.round(void(4), task(5))
     whole = {name: p.full_tensor() if hasattr(p, "full_tensor") else p for name, p in here.model.named_parameters()}
     assert same(hashlib.sha256(b"".join(p.detach().numpy().tobytes() for p in whole.values())).hexdigest())
     moments = here.moments()
@@ -164,13 +168,13 @@ def rounds(rank: int, folder: Path, kind: str) -> None:
     state = here.swarm.state_sha256()
     here.swarm.close()
     assert (folder / "learner.rank1.safetensors").exists() == (kind == "fsdp")
-    snapshot = br.Snapshot(6, bytes.fromhex(state), folder / "state")
-    refused = br.Snapshot(5, bytes(32), folder / "state")
-    again = Rank(rank, folder, kind, 6, (void(4), refused, snapshot, task(6)))
-    assert again.swarm.round == 6
+    snapshot = br.Snapshot(7, bytes.fromhex(state), folder / "state")
+    refused = br.Snapshot(6, bytes(32), folder / "state")
+    again = Rank(rank, folder, kind, 6, (void(5), refused, snapshot, task(7)))
+    assert again.swarm.round == 7
     assert again.swarm.state_sha256() == state
     assert again.moments() == moments, "each rank's optimizer goes on where it was"
-    again.round(void(6), task(7))
+    again.round(void(7), task(8))
     again.swarm.close()
 
 

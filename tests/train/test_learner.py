@@ -18,6 +18,7 @@ from p2pnet.train.storage import dump_tensors, parse_tensors, read_tensors, writ
 from p2pnet.wire.manifest import ParameterRow
 
 K, K_RESULT = 64, 128
+FORMATS = ChunkFormat(K), ChunkFormat(K_RESULT)
 BETA = 0.5
 
 
@@ -143,6 +144,36 @@ def test_an_update_of_fewer_steps_counts_as_a_whole_one() -> None:
     assert updates[0] == updates[1]  # powers of two: not even a rounding differs
 
 
+@pytest.mark.parametrize("h_steps", [8, 64, 80])
+def test_a_step_counts_the_same_for_who_takes_few_and_for_who_takes_all(h_steps: int) -> None:
+    """Weight times scale, where each step moves the model by the same: 8 for every number of steps up to H."""
+    zeros = dump_tensors({row.name: torch.zeros(row.shape) for row in make_learner(make_net()).replica.table()})
+    for steps in {1, h_steps // 8, h_steps // 4, h_steps // 2, h_steps}:
+        learner = make_learner(net := make_net())
+        learner.load_initial(zeros)
+        train(net, seed=1, size=steps / 2**10)
+        learner.encode(steps, h_steps)
+        weight = max(1, -(-8 * steps // h_steps))
+        one = make_learner(other := make_net())
+        one.load_initial(zeros)
+        train(other, seed=1, size=1 / 2**10)
+        one.encode(1, 1)
+        torch.testing.assert_close(weight * learner._e, 8 * steps * one._e, rtol=1e-6, atol=0)
+
+
+def test_who_takes_more_steps_than_h_sends_their_mean_and_who_takes_a_ten_thousandth_no_more_than_eight_times() -> None:
+    zeros = dump_tensors({row.name: torch.zeros(row.shape) for row in make_learner(make_net()).replica.table()})
+    sent = []
+    for steps, h_steps, size in ((40, 4, 10.0), (4, 4, 1.0), (1, 100_000, 0.125), (100_000, 1, 100_000.0)):
+        learner = make_learner(net := make_net())
+        learner.load_initial(zeros)
+        train(net, seed=1, size=size)
+        learner.encode(steps, h_steps)
+        sent.append(learner._e)
+    for other in sent[1:]:
+        torch.testing.assert_close(other, sent[0], rtol=1e-6, atol=0)
+
+
 def test_a_decided_round_moves_theta_and_the_model_by_the_result() -> None:
     net = make_net()
     learner = make_learner(net)
@@ -221,6 +252,41 @@ def test_nothing_that_was_trained_is_lost_without_decay() -> None:
         torch.testing.assert_close(learner._e + taken[peer], whole, atol=2e-6, rtol=0)  # the model rounds, too
     assert not taken[2].any()
     assert taken[0].any()
+
+
+def test_a_straggler_that_misses_rounds_sends_all_of_their_work_when_it_is_back() -> None:
+    """What was applied of it and what is left in e are what it trained, through five missed rounds and many after."""
+    nets = [make_net() for _ in range(3)]
+    learners = [make_learner(net, beta_ppm=1_000_000) for net in nets]
+    slow, net = learners[2], nets[2]
+    trained = {name: torch.zeros_like(p) for name, p in net.named_parameters()}
+    taken = slow._layout.empty()
+    for round_id in range(40):
+        for peer in range(2):
+            train(nets[peer], seed=10 * round_id + peer)
+        missed, trains = round_id < 5, round_id < 6
+        if trains:
+            for name, amount in train(net, seed=10 * round_id + 2).items():
+                trained[name] -= 8 * amount  # its one step of 8 counts eightfold
+        payloads = [learner.encode(8, 8) for learner in learners[:2]]
+        late = slow.encode(1, 8) if trains else slow.encode(1, 1)
+        inputs, weights = (payloads, [8, 8]) if missed else ([*payloads, late], [8, 8, 1])
+        result = reduce_part(inputs, weights, sum(weights), *FORMATS).output
+        decided = decode(result, ChunkFormat(K_RESULT), 4)
+        hit = torch.zeros(4, 4096, dtype=torch.bool).scatter_(1, decided.indices.long(), decided.codes > 0)
+        if not missed:
+            sent = decode(late, ChunkFormat(K), 4)
+            dense = torch.zeros(4, 4096).scatter_(1, sent.indices.long(), dequantise(sent, LEVEL_BIAS_DEFAULT))
+            taken += dense * hit
+        for learner in learners[:2]:
+            learner.apply(result, [True])
+        slow.apply(result, None if missed else [True])
+        whole = slow._layout.gather(trained)
+        torch.testing.assert_close(slow._e + taken, whole, atol=4e-6 * (round_id + 1), rtol=0)
+        if missed:
+            assert not taken.any()
+    assert slow.checksum() == learners[0].checksum()
+    assert taken.square().sum() > 0.2 * whole.square().sum()  # some of it is out, and more with every round
 
 
 @pytest.mark.parametrize("beta_ppm", [500_000, 1_000_000])
