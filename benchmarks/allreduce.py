@@ -34,7 +34,6 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
-from benchmarks.lab import HERE as LOOPBACK
 from benchmarks.lab import Place
 from p2pnet.identity import Identity
 from p2pnet.manifests import KEY_NAME
@@ -238,7 +237,7 @@ def open_peers(
     folder: Path, peers: int, sides: list[int], places: Sequence[Place] = (), overlap: bool = False
 ) -> Iterator[list[Process]]:
     """A bootstrap peer and a swarm that all peers found."""
-    places = places or [LOOPBACK] * (peers + 1)
+    places = places or [Place()] * (peers + 1)
     script = [sys.executable, str(HERE / "allreduce_peer.py")]
     founders = [Identity.load_or_create(folder / f"peer-{number}" / KEY_NAME).peer for number in range(peers)]
     with ExitStack() as stack:
@@ -267,7 +266,7 @@ def open_peers(
 @contextmanager
 def open_rivals(python: Path, peers: int, sides: list[int], places: Sequence[Place] = ()) -> Iterator[list[Process]]:
     """Peers of hivemind's: the first one's addresses are given to the others."""
-    places = places or [LOOPBACK] * (peers + 1)
+    places = places or [Place()] * (peers + 1)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         group: list[Process] = []

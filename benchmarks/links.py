@@ -17,7 +17,8 @@ import platform
 import statistics
 import sys
 import tempfile
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from typing import Any, Final
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from benchmarks.allreduce import compare, describe, measure, open_peers, rival_python, sides_of, take_round
-from benchmarks.lab import Place, can_switch, switched
+from benchmarks.lab import Place, is_possible, open_lab
 
 RESULTS: Final = Path(__file__).resolve().parent / "results" / "links.json"
 MBIT: Final = 100.0
@@ -42,8 +43,8 @@ def main() -> None:
     parser.add_argument("what", nargs="*", choices=("exchange", "large", "training"), default=[])
     parser.add_argument("--rounds", type=int, default=5, help="of an exchange that are counted (default 5)")
     options = parser.parse_args()
-    if (why := can_switch()) is not None:
-        raise SystemExit(f"links.py: {why}")
+    if not is_possible():
+        raise SystemExit("links.py: network namespaces cannot be made here: root and iproute2 are needed")
     wanted = options.what or ["exchange", "large", "training"]
     record: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     record |= {
@@ -61,9 +62,18 @@ def main() -> None:
     print(f"written to {RESULTS}")
 
 
+@contextmanager
+def links(peers: int) -> Iterator[list[Place]]:
+    """Places for the bootstrap peer, whose link has no limit, and for so many peers."""
+    with open_lab(peers) as lab:
+        for number in range(peers):
+            lab.throttle(number, MBIT)
+        yield [lab.bootstrap, *lab.places]
+
+
 def exchange(peers: int, rounds: int) -> dict[str, Any]:
     """Both sides in turn, on the same links."""
-    with switched(peers, MBIT) as places:
+    with links(peers) as places:
         case = measure(peers, EXCHANGE_MB, rounds, rival_python(), places)
     print(describe(case), flush=True)
     return case | {"compared": compare(case)}
@@ -74,7 +84,7 @@ def large() -> dict[str, Any]:
     shares, times = [], []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        places = stack.enter_context(switched(LARGE_PEERS, MBIT))
+        places = stack.enter_context(links(LARGE_PEERS))
         group = stack.enter_context(open_peers(folder, LARGE_PEERS, sides_of(LARGE_MB), places))
         for number in range(WARM_UP + LARGE_ROUNDS):
             before = [place.sent_bytes() for place in places[1:]]
@@ -101,7 +111,7 @@ def training(overlap: bool) -> dict[str, Any]:
     """How much of rounds of 30 s the loop stands still."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        places: list[Place] = stack.enter_context(switched(TRAINING_PEERS, MBIT))
+        places = stack.enter_context(links(TRAINING_PEERS))
         sides = sides_of(EXCHANGE_MB)
         group = stack.enter_context(open_peers(folder, TRAINING_PEERS, sides, places, overlap))
         for peer in group:
