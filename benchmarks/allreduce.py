@@ -32,6 +32,9 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from benchmarks.lab import Place
 from p2pnet.identity import Identity
 from p2pnet.manifests import KEY_NAME
 
@@ -82,14 +85,19 @@ def main() -> None:
     (RESULTS / "allreduce.md").write_text(table(cases))
 
 
-def measure(peers: int, megabytes: float, rounds: int, rival: Path | None) -> dict[str, Any]:
-    """Run both sides with so many peers, a round of each in turn."""
+def measure(
+    peers: int, megabytes: float, rounds: int, rival: Path | None, places: Sequence[Place] = ()
+) -> dict[str, Any]:
+    """Run both sides with so many peers, a round of each in turn.
+
+    places: of the bootstrap peer and of each peer; all on loopback when there are none.
+    """
     sides = sides_of(megabytes)
     case: dict[str, Any] = {"peers": peers, "megabytes": 4e-6 * sum(side * side for side in sides)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        ours = stack.enter_context(open_peers(folder, peers, sides))
-        theirs = stack.enter_context(open_rivals(rival, peers, sides)) if rival else []
+        ours = stack.enter_context(open_peers(folder, peers, sides, places))
+        theirs = stack.enter_context(open_rivals(rival, peers, sides, places)) if rival else []
         arms: dict[str, tuple[list[Process], dict[str, Any]]] = {"p2pnet": (ours, {"profile": 0})}
         if theirs:
             arms |= {f"hivemind {codec}": (theirs, {"codec": codec}) for codec in CODECS}
@@ -225,16 +233,20 @@ class Process:
 
 
 @contextmanager
-def open_peers(folder: Path, peers: int, sides: list[int]) -> Iterator[list[Process]]:
+def open_peers(
+    folder: Path, peers: int, sides: list[int], places: Sequence[Place] = (), overlap: bool = False
+) -> Iterator[list[Process]]:
     """A bootstrap peer and a swarm that all peers found."""
+    places = places or [Place()] * (peers + 1)
     script = [sys.executable, str(HERE / "allreduce_peer.py")]
     founders = [Identity.load_or_create(folder / f"peer-{number}" / KEY_NAME).peer for number in range(peers)]
     with ExitStack() as stack:
         key = folder / "bootstrap.key"
-        listen = ["--listen", "/ip4/127.0.0.1/tcp/0", "--key", str(key), "--json", "--lifeline"]
-        bootstrap = Process([sys.executable, "-m", "p2pnet.cli", "bootstrap", *listen], folder / "bootstrap.log")
+        listen = ["--listen", places[0].listen, "--key", str(key), "--json", "--lifeline"]
+        command = [*places[0].prefix, sys.executable, "-m", "p2pnet.cli", "bootstrap", *listen]
+        bootstrap = Process(command, folder / "bootstrap.log")
         stack.callback(bootstrap.close)
-        spec: dict[str, Any] = {"sides": sides, "folder": str(folder / "peer-0"), "k": K}
+        spec: dict[str, Any] = {"sides": sides, "folder": str(folder / "peer-0"), "k": K, "overlap": overlap}
         spec |= {"founders": [bytes(peer).hex() for peer in founders], "bootstrap": bootstrap.hear()["addrs"]}
         maker = Process([*script, json.dumps(spec)], folder / "create.log")
         link = maker.hear()["link"]
@@ -243,7 +255,8 @@ def open_peers(folder: Path, peers: int, sides: list[int]) -> Iterator[list[Proc
         for number in range(peers):
             place = folder / f"peer-{number}"
             spec = {"sides": sides, "seed": number + 1, "link": link, "folder": str(place)}
-            group.append(Process([*script, json.dumps(spec)], place / "log"))
+            spec["listen"] = places[number + 1].listen
+            group.append(Process([*places[number + 1].prefix, *script, json.dumps(spec)], place / "log"))
             stack.callback(group[-1].close)
         for peer in group:
             peer.greeting = peer.hear()
@@ -251,16 +264,18 @@ def open_peers(folder: Path, peers: int, sides: list[int]) -> Iterator[list[Proc
 
 
 @contextmanager
-def open_rivals(python: Path, peers: int, sides: list[int]) -> Iterator[list[Process]]:
+def open_rivals(python: Path, peers: int, sides: list[int], places: Sequence[Place] = ()) -> Iterator[list[Process]]:
     """Peers of hivemind's: the first one's addresses are given to the others."""
+    places = places or [Place()] * (peers + 1)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         group: list[Process] = []
         for number in range(peers):
             initial = group[0].greeting["addrs"] if group else []
             spec = {"seed": number + 1, "peers": peers, "sides": sides, "codecs": CODECS, "initial": initial}
+            spec["listen"] = places[number + 1].listen
             script = [str(python), str(HERE / "allreduce_rival.py"), json.dumps(spec)]
-            group.append(Process(script, folder / f"rival-{number}.log"))
+            group.append(Process([*places[number + 1].prefix, *script], folder / f"rival-{number}.log"))
             stack.callback(group[-1].close)
             if number == 0:
                 group[0].greeting = group[0].hear()

@@ -132,16 +132,16 @@ def main() -> None:
         return
     torch.manual_seed(spec["seed"])
     trace = Trace()
-    config = NodeConfig(listen=("/ip4/127.0.0.1/tcp/0",))
+    config = NodeConfig(listen=(spec["listen"],))
     with p2pnet.join(spec["link"], model, state_dir=spec["folder"], config=config, timeout_s=JOIN_S) as swarm:
         say({})
         for line in sys.stdin:
             command = json.loads(line)
             if command["do"] == "update":
-                with torch.no_grad():
-                    for matrix in model.matrices:
-                        matrix.add_(torch.randn_like(matrix), alpha=NOISE)
+                change(model)
                 say({})
+            elif command["do"] == "train":
+                say(train(swarm, model, command["rounds"], command["seconds"]))
             elif command["do"] == "round":
                 trace.reached.clear()
                 say(take_round(swarm, trace, command["profile"]))
@@ -170,6 +170,26 @@ def take_round(swarm: Any, trace: Trace, profile: bool) -> dict[str, Any]:
         "reached": reached,
         "cpu": dict(sampler.spent_s),
     }
+
+
+def change(model: Matrices) -> None:
+    """What stands for training."""
+    with torch.no_grad():
+        for matrix in model.matrices:
+            matrix.add_(torch.randn_like(matrix), alpha=NOISE)
+
+
+def train(swarm: Any, model: Matrices, rounds: int, seconds: float) -> dict[str, Any]:
+    """Train rounds of so many seconds, on what leaves the CPU free; says how long the loop stood still after each."""
+    still_s, credited = [], 0
+    for _ in range(rounds):
+        ends_s = time.monotonic() + seconds
+        change(model)
+        time.sleep(max(0.0, ends_s - time.monotonic()))
+        began_s, report, ended_s = timed_step(swarm)
+        still_s.append(ended_s - began_s)
+        credited += report is not None and report.credited
+    return {"still_s": still_s, "credited": credited}
 
 
 def timed_step(swarm: Any) -> tuple[float, Any, float]:
@@ -207,7 +227,7 @@ def create(spec: dict[str, Any], model: nn.Module) -> None:
     config = SwarmConfig(
         Swarm("allreduce", founders=tuple(PeerId(bytes.fromhex(peer)) for peer in spec["founders"])),
         CustomTask("custom"),
-        Training(h_steps=1),
+        Training(h_steps=1, overlap=spec["overlap"]),
         Codec(k=spec["k"]),
         policy=Policy(service_rounds=1),
     )

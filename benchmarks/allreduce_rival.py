@@ -26,8 +26,7 @@ MARK = 0.01  # times the peer's number: what each value is moved by before a rou
 def main() -> None:
     spec = json.loads(sys.argv[1])
     torch.set_num_threads(1)  # all peers share a few cores
-    listen = ["/ip4/127.0.0.1/tcp/0"]
-    dht = hivemind.DHT(initial_peers=spec["initial"], host_maddrs=listen, start=True, use_ipfs=False)
+    dht = hivemind.DHT(initial_peers=spec["initial"], host_maddrs=[spec["listen"]], start=True, use_ipfs=False)
     averagers = {codec: make_averager(dht, spec, codec) for codec in spec["codecs"]}
     optimizer_s = inspect.signature(hivemind.Optimizer).parameters["matchmaking_time"].default
     say({"addrs": [str(addr) for addr in dht.get_visible_maddrs()], "optimizer_matchmaking_s": optimizer_s})

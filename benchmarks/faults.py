@@ -32,7 +32,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from benchmarks.allreduce import RESULTS, Process, rival_python, sides_of
-from benchmarks.faults_lab import Lab, Place, fill, is_possible, open_lab, small_disk
+from benchmarks.lab import Lab, Place, fill, is_possible, open_lab, small_disk
 from p2pnet.identity import Identity, peer_id_text
 from p2pnet.manifests import KEY_NAME
 
@@ -193,7 +193,7 @@ class Scene:
                 self.ballast = fill(victim.folder)
             case "throttle" | "mute" | "cut":
                 assert self.lab is not None
-                {"throttle": lambda it: self.lab.throttle(it, "1mbit"), "mute": self.lab.mute, "cut": self.lab.cut}[
+                {"throttle": lambda it: self.lab.throttle(it, 1.0), "mute": self.lab.mute, "cut": self.lab.cut}[
                     what
                 ](number)  # type: ignore[union-attr]
         if what and what != "restart":

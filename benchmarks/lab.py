@@ -1,4 +1,4 @@
-"""A laboratory for `faults.py`: a network namespace for each peer, joined by a bridge in one more. For root."""
+"""A laboratory: a network namespace for each peer, joined by a bridge in one more, no route outside. For root."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from pathlib import Path
 
 NET = "10.77.0"
 BRIDGE = "p2pf-b"
+TICK_S = 0.005
 
 
 def is_possible() -> bool:
@@ -29,6 +30,11 @@ class Place:
 
     prefix: tuple[str, ...] = ()  # of its command line
     ip: str = "127.0.0.1"
+
+    def sent_bytes(self) -> int:
+        """Bytes that went out of its link, all headers included."""
+        read = [*self.prefix, "cat", "/sys/class/net/up0/statistics/tx_bytes"]
+        return int(subprocess.run(read, capture_output=True, text=True, check=True).stdout)
 
     @property
     def listen(self) -> str:
@@ -79,9 +85,10 @@ class Lab:
         for name in (BRIDGE, *(f"p2pf-{other}" for other in range(len(self.places)) if other != number)):
             _in(name, "ip", "route", "add", "blackhole", f"{self.places[number].ip}/32")
 
-    def throttle(self, number: int, rate: str) -> None:
+    def throttle(self, number: int, mbit: float) -> None:
         """Let this peer's link carry so much each way."""
-        shape = ("root", "tbf", "rate", rate, "burst", "16kbit", "latency", "400ms")
+        burst_bytes = max(2048, round(mbit * 1e6 / 8 * TICK_S))  # with less Linux cannot keep the rate
+        shape = ("root", "tbf", "rate", f"{mbit:g}mbit", "burst", str(burst_bytes), "latency", "400ms")
         _in(f"p2pf-{number}", "tc", "qdisc", "add", "dev", "up0", *shape)
         _in(BRIDGE, "tc", "qdisc", "add", "dev", f"v{number}", *shape)
 
