@@ -193,9 +193,9 @@ class Scene:
                 self.ballast = fill(victim.folder)
             case "throttle" | "mute" | "cut":
                 assert self.lab is not None
-                {"throttle": lambda it: self.lab.throttle(it, 1.0), "mute": self.lab.mute, "cut": self.lab.cut}[
-                    what
-                ](number)  # type: ignore[union-attr]
+                {"throttle": lambda it: self.lab.throttle(it, 1.0), "mute": self.lab.mute, "cut": self.lab.cut}[what](
+                    number
+                )  # type: ignore[union-attr]
         if what and what != "restart":
             victim.tell({"do": "go"})
 
