@@ -69,7 +69,7 @@ class Policy(Message):
     h_steps: Annotated[int, Range(1, 100_000)]  # inner steps of a round, which every update is scaled to
     round_samples: Annotated[int, Range(1, 2**31)]  # samples that give the full weight of 8
     window_ms: Annotated[int, Range(100, 86_400_000)]  # a round trains no longer than this
-    grace_ms: Annotated[int, Range(50, 600_000)]  # added to every deadline
+    grace_ms: Annotated[int, Range(50, 600_000)]  # added to every deadline; the least an exchange is given
     stall_ms: Annotated[int, Range(500, 3_600_000)]  # without progress for this long, the round says that it is stalled
     alpha_ppm: Ppm  # outer learning rate
     beta_ppm: Annotated[int, Range(0, PPM)]  # decay of the error feedback
