@@ -195,7 +195,7 @@ class Policy:
     voters_max: Annotated[int, Range(1, 100)] = 100  # 100 signatures verify in 20 ms; measured
     service_rounds: Annotated[int, Range(1, 2**20)] = 20  # before a member may vote; guess
     reducers_min: Annotated[int, Range(1, 64)] = 2  # fewer dialable peers: the others reduce through relays; guess
-    grace_s: Annotated[float, Range(0.05, 600.0), Step(3)] = 2.0  # added to every deadline; the least that an exchange is given; guess
+    grace_s: Annotated[float, Range(0.05, 600.0), Step(3)] = 2.0  # added to deadlines, an exchange has it; guess
     stall_s: Annotated[float, Range(0.5, 3600.0), Step(3)] = 10.0  # no progress for so long: it says so; guess
     snapshot_rounds: Annotated[int, Range(1, 2**20)] = 20  # guess
     exclude_rounds: Annotated[int, Range(1, 2**20)] = 1000  # who was proved to lie takes no part for so long; guess
