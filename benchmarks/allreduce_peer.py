@@ -227,7 +227,7 @@ def create(spec: dict[str, Any], model: nn.Module) -> None:
     config = SwarmConfig(
         Swarm("allreduce", founders=tuple(PeerId(bytes.fromhex(peer)) for peer in spec["founders"])),
         CustomTask("custom"),
-        Training(h_steps=1, overlap=spec["overlap"]),
+        Training(h_steps=1, overlap=spec.get("overlap", False)),
         Codec(k=spec["k"]),
         policy=Policy(service_rounds=1),
     )
