@@ -21,7 +21,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -32,6 +31,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
 from benchmarks.allreduce import RESULTS, Process, rival_python, sides_of
+from benchmarks.faults_hivemind import ROWS as RIVAL_ROWS
+from benchmarks.faults_hivemind import measure_rival
+from benchmarks.faults_rows import ROWS, VICTIM, Row
+from benchmarks.faults_table import sum_up, table
 from benchmarks.lab import Lab, Place, fill, is_possible, open_lab, small_disk
 from p2pnet.identity import Identity, peer_id_text
 from p2pnet.manifests import KEY_NAME
@@ -43,44 +46,6 @@ NORMAL = 3  # rounds before a run, whose median is a normal round
 AHEAD = 2  # rounds from the command to the strike
 DISK_MB_FACTOR, DISK_MB = 8, 64
 LOOK_S = 0.002
-HANG_S = 60.0  # hivemind is waited for so long
-RIVAL_ROWS = ("killed in mid all-reduce", "frozen in mid all-reduce", "one NaN among its values")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One fault, at one moment, of one role."""
-
-    name: str
-    role: str
-    phase: str
-    fault: str
-    where: str = "loopback"  # or "lab", "disk", "clocks": the rows of one place share a swarm
-    act: str = ""  # what this process does while the struck one waits
-    back: str = "start"  # how the struck one comes back: start, continue, mend, nothing
-
-
-ROWS = (
-    Row("member killed after its commit", "other", "commit", "kill"),
-    Row("proposer killed before its roster", "proposer", "roster", "kill"),
-    Row("proposer killed before its proposal", "proposer", "proposal", "kill"),
-    Row("reducer killed in scatter", "other", "scatter", "kill"),
-    Row("reducer frozen in reduce", "other", "reduce", "freeze", back="continue"),
-    Row("reducer frozen in scatter", "other", "scatter", "freeze", back="continue"),
-    Row("proposer frozen before its proposal", "proposer", "proposal", "freeze", back="continue"),
-    Row("voter frozen in seal", "other", "seal", "freeze", back="continue"),
-    Row("peer killed in apply", "other", "apply", "kill"),
-    Row("daemon killed in gather", "other", "gather", "daemon", back="nothing"),
-    Row("peer restarted in the round", "other", "reduce", "kill", act="restart", back="nothing"),
-    Row("disk full in seal", "anybody", "seal", "wait", "disk", "fill", "space"),
-    Row("one NaN among its values", "anybody", "", "nan", back="nothing"),
-    Row("clock an hour ahead, another's an hour behind", "", "", "", "clocks", back="nothing"),
-    Row("link of 1 Mbit/s", "anybody", "scatter", "wait", "lab", "throttle", "mend"),
-    Row("one-way link: nothing it says arrives", "anybody", "scatter", "wait", "lab", "mute", "mend"),
-    Row("half-open: cut, and nobody is told", "anybody", "scatter", "wait", "lab", "cut", "mend"),
-    Row("two of four killed in scatter", "two others", "scatter", "kill"),
-)
-VICTIM = 2  # where the role is anybody's
 
 
 class Peer:
@@ -376,128 +341,6 @@ def measure(where: str, rows: list[Row], runs: int, megabytes: float) -> Iterato
             yield {"row": row.name, "runs": [run_once(scene, row) for _ in range(runs if row.role else 1)]}
 
 
-# hivemind ---------------------------------------------------------------------------------------------------------
-
-
-def measure_rival(python: Path, name: str, runs: int, megabytes: float) -> dict[str, Any]:
-    """Run hivemind's averager under the same fault; each run has peers of its own."""
-    return {"row": f"hivemind: {name}", "runs": [run_rival(python, name, megabytes) for _ in range(runs)]}
-
-
-def run_rival(python: Path, name: str, megabytes: float) -> dict[str, Any]:
-    with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        group: list[Process] = []
-        for number in range(PEERS):
-            initial = group[0].greeting["addrs"] if group else []
-            spec = {"seed": number + 1, "peers": PEERS, "sides": sides_of(megabytes), "initial": initial}
-            group.append(
-                Process([str(python), str(HERE / "faults_rival.py"), json.dumps(spec)], folder / f"{number}.log")
-            )
-            stack.callback(end_group, group[-1])
-            if number == 0:
-                group[0].greeting = group[0].hear()
-        for peer in group[1:]:
-            peer.greeting = peer.hear()
-        normal = all_step(group, HANG_S)
-        if "NaN" in name:
-            group[VICTIM].ask({"do": "nan"})
-            others, hurt = group, all_step(group, HANG_S)
-        else:
-            group[VICTIM].ask({"do": "arm", "fault": "kill" if "killed" in name else "freeze"})
-            group[VICTIM].tell({"do": "step"})
-            others = [peer for peer in group if peer is not group[VICTIM]]
-            hurt = all_step(others, HANG_S)
-        said = sum(bool(answer and answer["success"]) for answer in hurt)
-        states = {answer["state"] for answer in hurt if answer}
-        hung = sum(answer is None for answer in hurt)
-        return {
-            "outcome": f"{said} of {len(hurt)} report success"
-            + (f", {hung} still wait after {HANG_S:.0f} s" if hung else ""),
-            "normal_s": max(answer["took_s"] for answer in normal if answer),
-            "took_s": None if hung else max(answer["took_s"] for answer in hurt if answer),
-            "equal": len(states) == 1 and not hung,
-            "finite": all(answer["finite"] for answer in hurt if answer),
-        }
-
-
-def all_step(group: list[Process], timeout_s: float) -> list[Any]:
-    """Let all average at once; None for those that do not answer in time."""
-    answers: list[Any] = [None] * len(group)
-
-    def one(place: int) -> None:
-        with suppress(SystemExit):
-            answers[place] = group[place].ask({"do": "step"})
-
-    threads = [threading.Thread(target=one, args=(place,), daemon=True) for place in range(len(group))]
-    deadline_s = time.monotonic() + timeout_s
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(max(0.0, deadline_s - time.monotonic()))
-    return answers
-
-
-def end_group(peer: Process) -> None:
-    """End a rival and its children, also frozen ones."""
-    with suppress(ProcessLookupError):
-        os.killpg(peer.process.pid, signal.SIGKILL)
-    peer.process.wait()
-    for pipe in (peer.process.stdin, peer.process.stdout):
-        with suppress(BrokenPipeError, ValueError):
-            assert pipe is not None
-            pipe.close()
-
-
-# What is told -----------------------------------------------------------------------------------------------------
-
-
-def sum_up(measured: dict[str, Any]) -> dict[str, Any]:
-    """A row of the table."""
-    runs = measured["runs"]
-    outcomes = Counter(run["outcome"] for run in runs)
-    row: dict[str, Any] = {"row": measured["row"], "runs": len(runs)}
-    row["outcome"] = ", ".join(f"{name} ({count})" if len(outcomes) > 1 else name for name, count in outcomes.items())
-    for name in ("extra_s", "next_extra_s", "said_after_s", "took_s", "normal_s"):
-        values = [run[name] for run in runs if run.get(name) is not None]
-        if values:
-            row[name] = {"median": statistics.median(values), "max": max(values)}
-    row["equal"] = all(run["equal"] for run in runs)
-    row["finite"] = all(run.get("finite", True) for run in runs)
-    row["next"] = ", ".join(sorted({run["next"] for run in runs if "next" in run}))
-    return row
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows in Markdown."""
-
-    def seconds(row: dict[str, Any], name: str) -> str:
-        return f"{row[name]['median']:.1f} ({row[name]['max']:.1f})" if name in row else ""
-
-    head = [
-        "fault",
-        "runs",
-        "the round",
-        "beyond a normal one, s (max)",
-        "the next round",
-        "beyond, s (max)",
-        "replicas",
-    ]
-    lines = [head, ["---"] * len(head)]
-    for row in rows:
-        extra = seconds(row, "extra_s") or (
-            f"said after {seconds(row, 'said_after_s')}" if "said_after_s" in row else ""
-        )
-        if "took_s" in row:
-            extra = f"took {seconds(row, 'took_s')}, normally {row['normal_s']['median']:.1f}"
-        equal_ = "equal" if row["equal"] else "DIFFER"
-        equal_ += "" if row["finite"] else ", NaN"
-        lines.append(
-            [row["row"], str(row["runs"]), row["outcome"], extra, row["next"], seconds(row, "next_extra_s"), equal_]
-        )
-    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=3)
@@ -521,7 +364,7 @@ def main() -> None:
         for found in measure(where, [row for row in wanted if row.where == where], options.runs, options.megabytes):
             keep(found)
     for name in () if options.no_rival else RIVAL_ROWS:
-        keep(measure_rival(rival_python(), name, options.runs, options.megabytes))
+        keep(measure_rival(rival_python(), name, options.runs, options.megabytes, PEERS, VICTIM))
     print(table([sum_up(each) for each in measured]))
 
 

@@ -39,11 +39,8 @@ def main() -> None:
     model = task.model.to(given.device)
     optimizer = torch.optim.AdamW(model.parameters())
     batch = next(iter(torch.utils.data.DataLoader(task.dataset, given.batch_size)))
-    settings = SwarmConfig(
-        Swarm("overhead"),
-        CustomTask("custom", batch_size=given.batch_size),
-        Training(h_steps=100_000, window_s=86_400.0),
-    )
+    custom = CustomTask("custom", batch_size=given.batch_size)
+    settings = SwarmConfig(Swarm("overhead"), custom, Training(h_steps=100_000, window_s=86_400.0))
 
     def step() -> torch.Tensor:
         loss = task.loss(batch)

@@ -27,6 +27,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
+
+from benchmarks.children import Child, say
 from p2pnet.config import Codec, CustomTask, NodeConfig, Policy, Swarm, SwarmConfig, Training
 from p2pnet.errors import P2pnetError
 from p2pnet.identity import Identity, PeerId
@@ -45,6 +48,12 @@ PEERS, WIDTH, STEPS, STEP_S = 4, 512, 2, 0.2
 EARLY_SHARE = 0.2  # of the kills that hit while it starts
 PATIENCE_S = 120.0
 LIMIT_S = 10.0
+FIGURES = {
+    "import_s": "import of torch and its first step, beside the start of the node, s",
+    "ready_s": "from the start of the process to ready, s",
+    "beyond_s": "the same beyond the import of torch, s",
+    "credited_s": "from the start of the process to the first credited round, s",
+}
 
 
 def main() -> None:
@@ -135,56 +144,6 @@ def train(link: str, folder: Path, tell: Callable[[str, dict[str, Any]], None], 
             raise
     finally:
         opening.close()
-
-
-def say(kind: str, fields: dict[str, Any]) -> None:
-    """One event of a peer's process, on standard output."""
-    print(json.dumps({"event": kind, "unix_s": time.time(), **fields}), flush=True)
-
-
-class Child:
-    """A peer's process, from one start to its end."""
-
-    def __init__(self, link: Link, folder: Path) -> None:
-        self.events: list[dict[str, Any]] = []
-        self._news = threading.Condition()
-        folder.mkdir(exist_ok=True)
-        self.started_s = time.time()
-        with open(folder / "log", "ab") as log:
-            command = [sys.executable, __file__, "--peer", str(link), "--folder", str(folder)]
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                if line.startswith("{") and line.endswith("}\n"):  # the last one may be cut
-                    self.events.append(json.loads(line))
-                self._news.notify_all()
-
-    def wait_for(self, kind: str, **wanted: Any) -> dict[str, Any]:
-        """The first event of a kind, with these fields."""
-
-        def found() -> dict[str, Any] | None:
-            fitting = (each for each in self.events if each["event"] == kind and wanted.items() <= each.items())
-            return next(fitting, None)
-
-        with self._news:
-            if not self._news.wait_for(lambda: found() or self.process.poll() is not None, PATIENCE_S) or not found():
-                raise SystemExit(f"no {kind} of a peer; it said {self.events[-3:]}")
-        event = found()
-        assert event is not None
-        return event
-
-    def kill(self) -> None:
-        """End it as a power cut would."""
-        self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
 
 
 @dataclass
@@ -279,27 +238,21 @@ def measure(folder: Path, kills: int, seed: int) -> dict[str, Any]:
         observer.start()
         stack.callback(observer.join)
         stack.callback(stop.set)
-        children = [Child(link, folder / str(index)) for index in (0, 1)]
+        children = [Child(__file__, link, folder / str(index), PATIENCE_S) for index in (0, 1)]
         for child in children:
             stack.callback(child.kill)
         rows, early, told = kill_again_and_again(link, folder / "2", kills, rng)
-        newcomer = Child(link, folder / "new")
+        newcomer = Child(__file__, link, folder / "new", PATIENCE_S)
         stack.callback(newcomer.kill)
         ready, credited = newcomer.wait_for("ready"), newcomer.wait_for("report", credited=True)
     recorder.see_ledger(folder / "3" / LEDGER_NAME)
     for event in (*told, *(event for child in (*children, newcomer) for event in child.events)):
         note(event["event"], event)
-    figures = {
-        "import_s": "import of torch and its first step, beside the start of the node, s",
-        "ready_s": "from the start of the process to ready, s",
-        "beyond_s": "the same beyond the import of torch, s",
-        "credited_s": "from the start of the process to the first credited round, s",
-    }
-    values = {name: [row[name] for row in rows] for name in figures}
+    values = {name: [row[name] for row in rows] for name in FIGURES}
     return {
         "table": [
             {"what": what, "median": statistics.median(values[name]), "max": max(values[name])}
-            for name, what in figures.items()
+            for name, what in FIGURES.items()
         ],
         "kills": kills,
         "kills_early": early,
@@ -323,13 +276,13 @@ def kill_again_and_again(
     """Returns a row for each start that came to take part, how many did not, and everything the processes said."""
     rows: list[dict[str, float]] = []
     early, told = 0, []
-    child = Child(link, folder)
+    child = Child(__file__, link, folder, PATIENCE_S)
     child.wait_for("report", credited=True)
     for _ in range(kills):
         time.sleep(rng.uniform(0.0, 1.5))
         child.kill()
         told += child.events
-        child = Child(link, folder)
+        child = Child(__file__, link, folder, PATIENCE_S)
         if rng.random() < EARLY_SHARE:
             early += 1
             time.sleep(rng.uniform(0.0, 3.0))

@@ -21,7 +21,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -32,6 +31,7 @@ from typing import Any, Final
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script, from anywhere
 
+from benchmarks.children import Child, say
 from benchmarks.paces import WAYS, Setting, run
 from p2pnet.config import BytesLmTask, Codec, CustomTask, NodeConfig, Policy, Swarm, SwarmConfig, Training
 from p2pnet.core.state import SwarmState
@@ -154,52 +154,6 @@ def train(link: str, folder: Path, step_s: float) -> None:
         opening.close()
 
 
-def say(kind: str, fields: dict[str, Any]) -> None:
-    """One event of a peer's process, on standard output."""
-    print(json.dumps({"event": kind, "monotonic_s": time.monotonic(), **fields}), flush=True)
-
-
-class Child:
-    """A peer's process."""
-
-    def __init__(self, link: Link, folder: Path, step_s: float) -> None:
-        self.events: list[dict[str, Any]] = []
-        self._news = threading.Condition()
-        folder.mkdir(exist_ok=True)
-        with open(folder / "log", "ab") as log:
-            command = [sys.executable, __file__, "--peer", str(link), "--folder", str(folder), "--step-s", str(step_s)]
-            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True)
-        self._reader = threading.Thread(target=self._read, daemon=True)
-        self._reader.start()
-
-    def _read(self) -> None:
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            with self._news:
-                if line.startswith("{") and line.endswith("}\n"):  # the last one may be cut
-                    self.events.append(json.loads(line))
-                self._news.notify_all()
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """What it has said of a kind."""
-        return [event for event in self.events if event["event"] == kind]
-
-    def wait_for(self, kind: str) -> None:
-        """Until it has said so. Raises SystemExit when it does not."""
-        with self._news:
-            self._news.wait_for(lambda: self.of(kind) or self.process.poll() is not None, PATIENCE_S)
-            if not self.of(kind):
-                raise SystemExit(f"no {kind} of a peer; it said {self.events[-3:]}")
-
-    def kill(self) -> None:
-        """End it."""
-        self.process.kill()
-        self.process.wait()
-        self._reader.join()
-        assert self.process.stdout is not None
-        self.process.stdout.close()
-
-
 def measure(folder: Path, mode: str) -> dict[str, Any]:
     """One run of the real stack; returns what its rounds were like, from the second one on."""
     from p2pnet.founding import create
@@ -223,11 +177,11 @@ def measure(folder: Path, mode: str) -> dict[str, Any]:
         link = Link(made.swarm, tuple(json.loads(bootstrap.stdout.readline())["addrs"]))
         children: dict[int, Child] = {}
         for index in (0, 1, 3):
-            children[index] = Child(link, folder / str(index), STEPS_S[index])
+            children[index] = Child(__file__, link, folder / str(index), PATIENCE_S, "--step-s", str(STEPS_S[index]))
             stack.callback(children[index].kill)
         children[0].wait_for("report")
         time.sleep(LATE_S)
-        children[LATE] = Child(link, folder / str(LATE), STEPS_S[LATE])
+        children[LATE] = Child(__file__, link, folder / str(LATE), PATIENCE_S, "--step-s", str(STEPS_S[LATE]))
         stack.callback(children[LATE].kill)
         time.sleep(REAL_S - LATE_S)
         with LedgerReader(folder / "0" / LEDGER_NAME) as ledger:

@@ -367,6 +367,22 @@ def steps() -> Iterator[tuple[str, Case]]:
             "a": {str(beta): hexes(ref.accumulate(e, delta, beta)) for beta in (0, 1, 900_000, 950_000, 1_000_000)},
         },
     )
+    yield from round_ends()
+    chunks = [noise(31), noise(32)]
+    values = [pattern for chunk in chunks for pattern in patterns_of(chunk)]
+    yield (
+        "state",
+        {
+            "kind": "state",
+            "valid": True,
+            "chunks": chunks,
+            "checksum": str(ref.checksum(values)),  # too large for a JSON number in some languages
+            "state_sha256": ref.state_sha256({"a": values}).hex(),
+        },
+    )
+
+
+def round_ends() -> Iterator[tuple[str, Case]]:
     k, k_out, bias = 16, 32, 32
     mine, other = ref.noise(21), ref.noise(22)
     payloads = [ref.encode_chunk(patterns, k, bias) for patterns in (mine, other)]
@@ -405,18 +421,6 @@ def steps() -> Iterator[tuple[str, Case]]:
                 "changed": [[i, f"{after[i]:08x}"] for i in range(CHUNK) if after[i] != theta[i]],
             },
         )
-    chunks = [noise(31), noise(32)]
-    values = [pattern for chunk in chunks for pattern in patterns_of(chunk)]
-    yield (
-        "state",
-        {
-            "kind": "state",
-            "valid": True,
-            "chunks": chunks,
-            "checksum": str(ref.checksum(values)),  # too large for a JSON number in some languages
-            "state_sha256": ref.state_sha256({"a": values}).hex(),
-        },
-    )
 
 
 if __name__ == "__main__":

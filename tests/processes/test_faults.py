@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks.faults import ROWS, measure
+from benchmarks.faults import measure
+from benchmarks.faults_rows import ROWS
 
 NAMES = ("proposer killed before its proposal", "reducer frozen in reduce", "daemon killed in gather")
 MEGABYTES = 0.5
