@@ -117,8 +117,16 @@ class Trap:
 
 
 def is_me(rounds: Rounds, role: str) -> bool:
-    """Tell whether this peer has a role in the round that all know: the proposer, or the first of the others."""
+    """Tell whether this peer has a role in the round that all know.
+
+    The proposer, the first of the others, or the first of them that has a part to reduce: who was killed in mid-part
+    often enough has none any more.
+    """
     proposer = rounds.state.proposer(0)
+    if role == "reducer":
+        exchange = rounds.round.exchanges.get(rounds.round.deciding.view)
+        reducers = {part.reducer for part in exchange.parts} - {proposer} if exchange is not None else set()
+        return rounds.context.me == min(reducers, default=None)
     others = [peer for peer in rounds.state.electorate if peer != proposer]
     wanted = {"proposer": [proposer], "other": others[:1], "two others": others[:2], "anybody": [rounds.context.me]}
     return rounds.context.me in wanted[role]
