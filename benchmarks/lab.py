@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +84,15 @@ class Lab:
         self.mute(number)
         for name in (BRIDGE, *(f"p2pf-{other}" for other in range(len(self.places)) if other != number)):
             _in(name, "ip", "route", "add", "blackhole", f"{self.places[number].ip}/32")
+
+    def split(self, side: Collection[int]) -> None:
+        """Cut the network in two: nothing passes between these peers and the others, who keep the bootstrap peer."""
+        others = [number for number in range(len(self.places)) if number not in side]
+        for inside in side:
+            for place in (*(self.places[number] for number in others), self.bootstrap):
+                _in(f"p2pf-{inside}", "ip", "route", "add", "blackhole", f"{place.ip}/32")
+            for name in (BRIDGE, *(f"p2pf-{number}" for number in others)):
+                _in(name, "ip", "route", "add", "blackhole", f"{self.places[inside].ip}/32")
 
     def throttle(self, number: int, mbit: float) -> None:
         """Let this peer's link carry so much each way."""

@@ -48,7 +48,7 @@ def test_the_bytes_are_those_of_the_reference(values: Tensor, k: int, bias: int,
 
 @pytest.mark.parametrize(("k", "bits"), [(64, 1), (64, 2), (64, 3), (512, 1), (512, 2), (1536, 1)])
 def test_it_takes_no_more_than_2_percent_over_the_entropy_of_what_it_says(k: int, bits: int) -> None:
-    fmt, chunks = ChunkFormat(k, bits), 200
+    fmt, chunks = ChunkFormat(k, bits), 200 if k == 64 else 50  # the reference below is slow
     payload = as_bytes(encode(made_up("heavy", 1, chunks), fmt, 32))
     bound = chunks * (math.log2(math.comb(4096, k)) + k) + entropy_of_levels(payload, fmt)
     assert 0.995 * bound < 8 * len(shorten(payload, fmt)) < 1.02 * bound
