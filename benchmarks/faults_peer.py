@@ -33,6 +33,7 @@ from p2pnet.wire.round import Phase, Proposal, Roster, Vote, open_round_message 
 TRAIN_S = 0.3  # a round's training
 COMMITTED_S = 0.02  # a commit has left by then
 GO_S = 10.0
+KEEP_RESULTS = 256  # rounds of 0.4 s go on while one side of a cut finds out, half a minute later, that it is one
 JOIN_S = 120.0
 
 
@@ -142,7 +143,7 @@ def main() -> None:
     torch.manual_seed(SPEC["seed"])
     updates = [torch.randn_like(matrix) for matrix in model.matrices]
     trap = Trap()
-    config = NodeConfig(listen=(SPEC["listen"],))
+    config = NodeConfig(listen=(SPEC["listen"],), keep_results=KEEP_RESULTS)
     try:
         with p2pnet.join(
             SPEC["link"], model, state_dir=SPEC["folder"], config=config, on_event=say, timeout_s=JOIN_S

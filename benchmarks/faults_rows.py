@@ -14,7 +14,7 @@ class Row:
     phase: str
     fault: str
     where: str = "loopback"  # or "lab", "disk", "clocks": the rows of one place share a swarm
-    act: str = ""  # what this process does while the struck one waits
+    act: str = ""  # what this process does while the struck one waits; of a split, who is on the far side
     back: str = "start"  # how the struck one comes back: start, continue, mend, nothing
 
 
@@ -37,5 +37,7 @@ ROWS = (
     Row("one-way link: nothing it says arrives", "anybody", "scatter", "wait", "lab", "mute", "mend"),
     Row("half-open: cut, and nobody is told", "anybody", "scatter", "wait", "lab", "cut", "mend"),
     Row("two of four killed in scatter", "two others", "scatter", "kill"),
+    Row("cut in two, three and one", "side", "", "split", "lab", "3"),
+    Row("cut in two, two and two", "side", "", "split", "lab", "2 3"),
 )
 VICTIM = 2  # where the role is anybody's
