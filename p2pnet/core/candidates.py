@@ -191,7 +191,7 @@ class Candidates:
         return [
             Audit(
                 self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer,
-                message.norms, signed.raw,
+                message.norms, signed.raw, self.state.policy.grace_ms / 2000,
             )
         ]  # fmt: skip
 

@@ -270,6 +270,7 @@ class Audit:
     reducer: PeerId
     norms: bytes  # 32 bytes: root over the norms that the clip factors follow from
     reduced: bytes  # what the reducer signed: evidence, if the leaf is wrong
+    patience_s: float  # besides what the bytes take: a reducer that is frozen must not keep the round waiting
 
 
 @dataclass(frozen=True, slots=True)

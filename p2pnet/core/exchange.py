@@ -28,8 +28,11 @@ class RosterExchange:
         weights: tuple[int, ...],
         timeout_s: float,
         now_s: float,
+        resting: frozenset[PeerId] = frozenset(),
     ) -> None:
+        """resting: whose slices count when they are here, and are not waited for."""
         self.me = me
+        self._resting = resting
         self.roster = roster
         self.digest = roster.message.digest()
         self.view = roster.message.view
@@ -75,7 +78,7 @@ class RosterExchange:
         """
         mine = [part.index for part in self.parts if part.reducer == self.me]
         if mine:
-            wanted = [peer for peer in self.peers if peer not in down]
+            wanted = [peer for peer in self.peers if peer not in down | self._resting]
             return sum(peer not in self._arrived[mine[0]] for peer in wanted), len(wanted)
         return sum(not self.reduced[part.index] for part in self.parts), len(self.parts)
 
@@ -207,7 +210,8 @@ class RosterExchange:
             expected = tuple(peer for peer in self.peers if peer != part.reducer or not self.is_late)
         else:
             return []
-        complete = all(peer in arrived or peer in down for peer in expected)
+        gone = down | self._resting
+        complete = all(peer in arrived or peer in gone for peer in expected)
         if part.index in self._reducing or not arrived or not (complete or due):
             return []
         self._reducing.add(part.index)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from p2pnet.core.shares import Rate, Volume, share_leaves
@@ -37,16 +37,19 @@ def assign_parts(
     view: int,
     reducers_min: int,
     halvings: Mapping[PeerId, int],
+    resting: Collection[PeerId] = (),
 ) -> tuple[Part, ...]:
     """Cut the leaves into parts for the reducers of this roster and view, so that the slowest peer is done soonest.
 
     Peers that cannot be dialled do not reduce unless fewer than `reducers_min` others exist. Nobody has more than 4/n
     of the leaves; a part is never empty, so there can be fewer parts than peers. A backup has a part of its own, where
-    more than one peer has.   halvings: of a peer's rates, for deadlines that it missed (`Member.halvings`).
+    more than one peer has.   halvings: of a peer's rates, for deadlines that it missed (`Member.halvings`).   resting:
+    do not reduce either, while so many others can.
     """
     order = sorted(commits, key=lambda c: hashlib.sha256(beacon + view.to_bytes(4, "big") + c.peer).digest())
     dialled = [commit for commit in order if commit.message.reach != Reach.PRIVATE]
-    reducers = dialled if len(dialled) >= min(reducers_min, len(order)) else order
+    awake = [commit for commit in dialled if commit.peer not in resting]
+    reducers = next((some for some in (awake, dialled) if len(some) >= min(reducers_min, len(order))), order)
     known = line_rates(commits)
     rates = tuple(_halved(known[commit.peer], halvings.get(commit.peer, 0)) for commit in reducers)
     shares = share_leaves(volume, len(commits), rates, -(-SHARE_MAX * volume.leaves // len(reducers)))

@@ -325,7 +325,8 @@ class Round:
         parts = self.state.parts(commits, view)
         timeout_s = self.context.pace.timeout_s(self.grace_s, self.state.volume, commits, parts, view)
         timeout_s *= self.deciding.growth()
-        exchange = RosterExchange(self.context.me, signed, commits, parts, weights, timeout_s, now_s)
+        resting = self.state.resting(view)
+        exchange = RosterExchange(self.context.me, signed, commits, parts, weights, timeout_s, now_s, resting)
         self.exchanges[view] = exchange
         self.progress_s = now_s
         mine = self.commits.held.get(self.context.me)

@@ -180,7 +180,12 @@ class SwarmState:
         """Who reduces what, of this roster in this view; `commits`: at least one."""
         rows = {commit.peer: self.members.get(commit.peer) for commit in commits}
         halvings = {peer: row.halvings for peer, row in rows.items() if row}
-        return assign_parts(self.volume, commits, self.beacon, view, self.policy.reducers_min, halvings)
+        least = self.policy.reducers_min
+        return assign_parts(self.volume, commits, self.beacon, view, least, halvings, self.resting(view))
+
+    def resting(self, view: int) -> frozenset[PeerId]:
+        """The proposers of the views before, whose views came to nothing: nothing waits for them; at most a third."""
+        return frozenset(self.proposer(view - back) for back in range(1, min(view, len(self.electorate) // 3) + 1))
 
     def weight(self, commit: Commit) -> int:
         """The weight 1..8 of a commit in the reduction, by its samples against a full round's."""

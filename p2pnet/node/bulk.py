@@ -228,7 +228,8 @@ class Bulk:
     async def _audit(self, effect: ev.Audit, view: View, output: bytes) -> bool:
         wanted = [place for place, q in enumerate(effect.inputs) if q]
         leaf_bytes = self._leaf_bytes(effect.part.start + effect.leaf, self._in)
-        with trio.fail_after(ANSWER_S + len(wanted) * leaf_bytes / SLOW_BYTES_PER_S):
+        size = len(wanted) * (leaf_bytes + NORM_BYTES * (effect.part.stop - effect.part.start))
+        with trio.fail_after(effect.patience_s + size / SLOW_BYTES_PER_S):
             shown, norms = await self._fetch_leaf(effect, view, wanted, leaf_bytes)
         formats = self._in, self._out
         is_honest, proof = await self._beside(judge_leaf, effect, view.exchange, shown, norms, output, formats)

@@ -198,7 +198,7 @@ class Streams:
         self._auditing[effect.root] = effect
         inputs = sum(1 for q in effect.inputs if q)
         size = self._net.sizes.leaves_bytes(effect.part, effect.part.start + effect.leaf, inputs)
-        member.after(ANSWER_S + size / SLOW_BYTES_PER_S, self.audited, effect, True)
+        member.after(effect.patience_s + size / SLOW_BYTES_PER_S, self.audited, effect, True)
         request = get_leaf_bytes(effect.part.index, effect.leaf)
         member.send("requests", target, request, target.streams.show_leaf, member, effect, size)
 

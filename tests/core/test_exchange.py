@@ -55,6 +55,14 @@ def test_a_reducer_reduces_when_all_are_here_or_gone() -> None:
     assert mine.arrived(PART.index, VOTERS[3], NOBODY) == []
 
 
+def test_a_reducer_does_not_wait_for_who_rests() -> None:
+    mine = RosterExchange(PART.reducer, ROSTER, COMMITS, PARTS, (8,) * 4, 1.0, 0.0, frozenset(VOTERS[3:]))
+    mine.begin(True)
+    for each in VOTERS[:2]:
+        assert mine.arrived(PART.index, each, NOBODY) == []
+    assert mine.arrived(PART.index, VOTERS[2], NOBODY) == [Reduce(0, 0, PART, frozenset(VOTERS[:3]))]
+
+
 def test_a_reducer_stops_waiting_at_the_deadline_and_the_backup_later() -> None:
     for me, late in ((PART.reducer, LATE_REDUCE), (PART.backup, LATE_BACKUP)):
         mine = exchange(me)

@@ -59,6 +59,14 @@ def test_parts_cover_every_leaf_once_and_nobody_has_more_than_its_share(
     assert parts == assign_parts(Volume(leaves, *sizes), commits[::-1], b"b" * 32, view, least, halvings)
 
 
+def test_who_rests_neither_reduces_nor_backs_up_while_enough_others_can() -> None:
+    who = peers(4)
+    commits = [commit(STATE, each) for each in who]
+    for resting, expected in ((who[:1], set(who[1:])), (who[:2], set(who[2:])), (who[:3], set(who))):
+        parts = assign_parts(Volume(380, 1312, 2592), commits, b"b" * 32, 1, 2, {}, resting)
+        assert {part.reducer for part in parts} == {part.backup for part in parts} == expected
+
+
 def test_a_peer_with_a_slow_line_neither_reduces_nor_backs_up_while_others_do() -> None:
     who = peers(8)
     ups = [5_000, *[100_000] * 7]

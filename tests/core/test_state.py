@@ -83,6 +83,18 @@ def test_n_views_in_a_row_go_round_all_n_voters() -> None:
     assert {state.proposer(view) for view in range(3, 10)} == set(state.electorate)
 
 
+@pytest.mark.parametrize(("voters", "most"), [(1, 0), (2, 0), (3, 1), (4, 1), (7, 2), (10, 3)])
+def test_the_proposers_of_the_views_before_rest_at_most_a_third_of_the_voters(voters: int, most: int) -> None:
+    state = genesis(voters)
+    for view in range(5):
+        resting = state.resting(view)
+        assert resting == {state.proposer(before) for before in range(max(0, view - most), view)}
+        assert len(resting) == min(view, most)
+    commits = committed(state, peers(voters))
+    rest = state.resting(1)
+    assert all(part.reducer not in rest for part in state.parts(commits, 1)) or len(commits) == 1
+
+
 def test_a_voter_that_misses_a_round_is_dropped_and_comes_back_one_at_a_time() -> None:
     state = decide(genesis(4), peers(4))
     state = decide(state, peers(4)[:2])

@@ -122,7 +122,9 @@ class Trio:
     def audit(self, part: int, done: ev.ReduceDone, leaf: int = 0) -> ev.Audit:
         spec = self.parts[part]
         raw = self.signed[part]
-        return ev.Audit(self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer, done.norms, raw)
+        return ev.Audit(
+            self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer, done.norms, raw, 10.0
+        )
 
     def other(self, part: int) -> int:
         """A peer that does not reduce this part."""
@@ -256,7 +258,7 @@ async def test_an_audit_of_another_roster_than_ours_says_nothing_about_the_reduc
     spec = three.parts[0]
     for inputs in (done[0].inputs, done[0].inputs * 4):
         audit = ev.Audit(
-            0, 0, b"\x09" * 32, spec, 0, done[0].root, inputs, spec.reducer, done[0].norms, three.signed[0]
+            0, 0, b"\x09" * 32, spec, 0, done[0].root, inputs, spec.reducer, done[0].norms, three.signed[0], 10.0
         )
         await three.bulks[number].audit(audit)
         assert (await three.seen[number].wait(ev.Audited)) == ev.Audited(0, done[0].root, True)
