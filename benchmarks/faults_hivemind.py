@@ -69,7 +69,7 @@ def all_step(group: list[Process], timeout_s: float) -> list[Any]:
     answers: list[Any] = [None] * len(group)
 
     def one(place: int) -> None:
-        with suppress(SystemExit):
+        with suppress(SystemExit, OSError):  # it has ended, or was ended and its log with it
             answers[place] = group[place].ask({"do": "step"})
 
     threads = [threading.Thread(target=one, args=(place,), daemon=True) for place in range(len(group))]
