@@ -51,7 +51,8 @@ def test_an_error_and_ctrl_c_in_the_loop_leave_the_swarm(tmp_path: Path, end: st
         assert status != 0
         assert run.left_after(1.0) == [], "the daemon is gone"
     assert ("in the user's own code" if end == "error" else "KeyboardInterrupt") in (tmp_path / "log").read_text()
-    if "interrupted between two rounds" not in (tmp_path / "log").read_text():  # Ctrl-C may come in mid-change
+    is_torn = end == "wait" and "interrupted between two rounds" in (tmp_path / "log").read_text()
+    if not is_torn:  # Ctrl-C may come while theta is changed: then the rest is replayed
         _, notes = read_tensors(place / LEARNER_NAME)
         assert int(notes["round"]) >= ROUNDS - 1
     with start(link, place, tmp_path / "log", "done", rounds=1) as again:
