@@ -26,7 +26,8 @@ def test_parts_are_those_of_the_page(vector: dict[str, Any]) -> None:
     commits = [commit(STATE, key, reach=reach, up_kbps=up, down_kbps=down) for key, reach, up, down, _ in members]
     halvings = {key: times for key, *_, times in members}
     beacon, volume = bytes.fromhex(vector["beacon"]), Volume(*vector["volume"])
-    found = assign_parts(volume, commits, beacon, vector["view"], vector["reducers_min"], halvings)
+    resting = {PeerId(bytes.fromhex(key)) for key in vector.get("resting", ())}
+    found = assign_parts(volume, commits, beacon, vector["view"], vector["reducers_min"], halvings, resting)
     assert [[part.start, part.stop, part.reducer.hex(), part.backup.hex()] for part in found] == vector["parts"]
     assert [part.index for part in found] == list(range(len(found)))
 
