@@ -14,6 +14,10 @@ TORCH_FLAGS ?=
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?=
 
+# Workers of `make test` and `make sim`: one starts swarms of processes, the other computes beside it (tests/conftest.py).
+# More of them only on more cores. 0: all in one process, as `--pdb` wants it.
+TEST_WORKERS ?= 2
+
 .PHONY: setup demo test sim fuzz check docs bench clean
 
 setup: $(STAMP)
@@ -29,11 +33,11 @@ demo: $(STAMP)
 	$(BIN)/p2pnet demo $(DEMO_FLAGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+	$(BIN)/python -m pytest -n $(TEST_WORKERS) $(PYTEST_FLAGS)
 
 # Ten thousand seeded schedules of faults and liars; a failing one says how to see it again.
 sim: $(STAMP)
-	P2PNET_SIM_RUNS=$${P2PNET_SIM_RUNS:-10000} $(BIN)/python -m pytest tests/test_sim.py $(PYTEST_FLAGS)
+	P2PNET_SIM_RUNS=$${P2PNET_SIM_RUNS:-10000} $(BIN)/python -m pytest -n $(TEST_WORKERS) tests/test_sim.py $(PYTEST_FLAGS)
 
 # Two thousand damaged inputs for whatever reads foreign bytes, and a hundred hostile peers: tests/fuzz/README.md.
 fuzz: $(STAMP)

@@ -107,6 +107,7 @@ def judge(
             for peer in others
         ]
         outcome = "stalled, names both" if all(said) else "silent"
+        outcome += ", goes on in a branch" if all(peer.branches(0) for peer in others) else ""
         scene.bring_back(row.back, victims)
         reports = [peer.report(number) for peer in others]
         outcome += "; then void" if reports[0] and reports[0]["void"] else "; then a result" if reports[0] else ""

@@ -28,7 +28,8 @@ from p2pnet.config import NodeConfig  # noqa: E402
 from p2pnet.core import events as ev  # noqa: E402
 from p2pnet.core.rounds import Rounds  # noqa: E402
 from p2pnet.errors import P2pnetError  # noqa: E402
-from p2pnet.wire.round import Phase, Proposal, Roster, Vote, open_round_message  # noqa: E402
+from p2pnet.wire.branch import open_spoken  # noqa: E402
+from p2pnet.wire.round import Phase, Proposal, Roster, Vote  # noqa: E402
 
 TRAIN_S = 0.3  # a round's training
 COMMITTED_S = 0.02  # a commit has left by then
@@ -49,13 +50,14 @@ class Trap:
         self.daemon_pid: int | None = None
         self._encoded_s: float | None = None
         self._scattered = False
+        self._final = b""  # the id of the final chain: nobody is struck in a branch
         handle = Rounds.handle
 
         def watched(rounds: Rounds, event: ev.Event, now_s: float) -> list[ev.Effect]:
             scattered = self._scattered
             effects = handle(rounds, event, now_s)
-            armed = self.armed
-            if armed and rounds.state.round == armed["round"]:
+            armed, self._final = self.armed, self._final or rounds.state.swarm
+            if armed and rounds.state.round == armed["round"] and rounds.state.swarm == self._final:
                 self._note(event, effects, now_s)
                 if is_me(rounds, armed["role"]) and self._is_at(armed["phase"], event, effects, now_s, scattered):
                     self.armed = None
@@ -76,9 +78,7 @@ class Trap:
         self._scattered |= any(isinstance(effect, ev.Scatter) for effect in effects)
 
     def _is_at(self, phase: str, event: ev.Event, effects: list[ev.Effect], now_s: float, scattered: bool) -> bool:
-        signed = [
-            open_round_message(effect.raw, lambda *_: True) for effect in effects if isinstance(effect, ev.Persist)
-        ]
+        signed = [open_spoken(effect.raw, lambda *_: True) for effect in effects if isinstance(effect, ev.Persist)]
         messages = [each.message for each in signed]  # type: ignore[union-attr]
         match phase:
             case "commit":  # it has gone out
@@ -165,6 +165,7 @@ def main() -> None:
                     fine = all(bool(matrix.isfinite().all()) for matrix in model.matrices)
                     facts = {"round": report.round, "void": report.void, "credited": report.credited, "finite": fine}
                     after = swarm.round - 1  # what was decided meanwhile is applied already
+                    facts["branch"] = report.branch or swarm.branch
                     say("report", facts | {"at_s": ended_s, "after": after, "state": swarm.state_sha256()})
     except P2pnetError as error:
         say("ended", {"error": str(error)})

@@ -76,18 +76,22 @@ class Peer:
             return found()
 
     def report(self, number: int, timeout_s: float = PATIENCE_S) -> Any:
-        """The report of a round."""
-        return self.wait_for(lambda event: event["event"] == "report" and event["round"] == number, 0, timeout_s)
+        """The report of a round of the final chain."""
+        return self.wait_for(lambda event: is_report(event) and event["round"] == number, 0, timeout_s)
+
+    def branches(self, start: int) -> bool:
+        """Tell whether it decides a round in a branch, from its `start`-th event on."""
+        return self.wait_for(lambda event: event["event"] == "report" and event["branch"], start) is not None
 
     def credited(self, start: int) -> set[int]:
         """The rounds from `start` on that have its update."""
-        reports = [event for event in list(self.events) if event["event"] == "report"]
+        reports = filter(is_report, list(self.events))
         return {event["round"] for event in reports if event["credited"] and event["round"] >= start}
 
     @property
     def last_round(self) -> int:
-        """The last round it has ended."""
-        return max((event["round"] for event in list(self.events) if event["event"] == "report"), default=-1)
+        """The last round of the final chain that it has ended."""
+        return max((event["round"] for event in list(self.events) if is_report(event)), default=-1)
 
     def kill(self) -> None:
         """End the process; harmless when it has ended."""
@@ -179,6 +183,11 @@ class Scene:
         self.stopped = []
 
 
+def is_report(event: dict[str, Any]) -> bool:
+    """Tell whether an event is the report of a round, not one of a branch."""
+    return event["event"] == "report" and not event["branch"]
+
+
 def next_of(others: list[Peer], number: int) -> str:
     report = others[0].report(number + 1)
     return "none" if report is None else "void" if report["void"] else "result"
@@ -189,7 +198,7 @@ def equal(peers: list[Peer]) -> bool:
     states: dict[int, set[str]] = {}
     for peer in peers:
         for event in list(peer.events):
-            if event["event"] == "report":
+            if is_report(event):
                 states.setdefault(event["after"], set()).add(event["state"])
     return all(len(found) == 1 for found in states.values())
 

@@ -38,12 +38,13 @@ def run_split(scene: Scene, row: Row) -> dict[str, Any]:
     else:
         said_s += stall(outside, inside)
         fine = len(said_s) == PEERS and max(peer.last_round for peer in scene.peers) <= last + 1  # sealed before
+    branches = all(peer.branches(starts[peer.name]) for peer in (inside if decides else scene.peers))
     healed_s = time.monotonic()
     scene.lab.mend(side[0])
     back = scene.settle()
     outcome = f"{'three go on, one stalls' if decides else 'all stall'}, names the others" if fine else "silent"
     return {
-        "outcome": outcome,
+        "outcome": outcome + (", goes on in a branch" if branches else ""),
         "said_after_s": max(said_s, default=PATIENCE_S),
         "back_after_s": time.monotonic() - healed_s,
         "next": next_of(scene.peers, back - 1),

@@ -37,9 +37,10 @@ from p2pnet.ledger.reader import LedgerReader
 from p2pnet.node import links
 from p2pnet.node.runner import KEY_NAME, LEDGER_NAME
 from p2pnet.opening import Opening
+from p2pnet.wire.branch import Branch, open_spoken
 from p2pnet.wire.codec import encode
 from p2pnet.wire.manifest import Link
-from p2pnet.wire.round import SIGNED, Decision, Quorum, Vote, open_round_message, slot_of
+from p2pnet.wire.round import SIGNED, Decision, Quorum, Vote, slot_of
 from p2pnet.wire.signing import Signed, Verify, open_signed
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -148,7 +149,7 @@ def train(link: str, folder: Path, tell: Callable[[str, dict[str, Any]], None], 
 
 @dataclass
 class Recorder:
-    """What one peer was seen to sign, by slot."""
+    """What one peer was seen to sign, by line and slot."""
 
     peer: PeerId
     bodies: dict[bytes, set[bytes]] = field(default_factory=dict)
@@ -159,15 +160,15 @@ class Recorder:
         """Look at every message that the member in this process hears."""
 
         def listen(raw: bytes, verify: Verify) -> Any:
-            opened = open_round_message(raw, verify)
+            opened = open_spoken(raw, verify)
             self.see(opened)
             return opened
 
-        links.open_round_message = listen
+        links.open_spoken = listen
         try:
             yield
         finally:
-            links.open_round_message = open_round_message
+            links.open_spoken = open_spoken
 
     def see(self, opened: Any) -> None:
         """Note what this message shows of the peer's signatures: its own, and its votes in the bundles of others."""
@@ -176,9 +177,9 @@ class Recorder:
         if isinstance(opened, Quorum):
             if any(each.peer == self.peer for each in opened.endorsements):
                 vote = Vote(opened.swarm, opened.round, opened.view, opened.phase, opened.value)
-                self._note(slot_of(vote), encode(vote))
-        elif isinstance(opened, Signed) and opened.peer == self.peer:
-            self._note(slot_of(opened.message), opened.body)
+                self._note(opened.swarm + slot_of(vote), encode(vote))
+        elif isinstance(opened, Signed) and opened.peer == self.peer and not isinstance(opened.message, Branch):
+            self._note(opened.message.swarm + slot_of(opened.message), opened.body)
 
     def see_ledger(self, path: Path) -> None:
         """Note the commits in the decided rounds."""

@@ -71,7 +71,8 @@ class Member:
         self.settings, self.tell = settings, tell
         self.presence = Presence(settings.config.hours, self._rescue)
         self._diary = Diary(self._on_event)
-        self._rounds: dict[int, dict[str, Any]] = {}  # what the node's thread wrote down about them, not yet told
+        self._rounds: dict[tuple[str, int], dict[str, Any]] = {}  # by branch and number, as decided: not yet told
+        self._telling = threading.Lock()
         self._trains = False
         self._ready: dict[str, Any] = {}
         self._done = {"steps": 0, "tokens": 0, "tokens_per_s": 0.0}
@@ -169,6 +170,9 @@ class Member:
                 except P2pnetError:
                     if presence.is_wanted:
                         raise
+                finally:
+                    self._trains = False
+                    self._tell_rounds()  # of those that the loop was not there for
                 finished = presence.is_wanted
                 if not finished:
                     self._set_aside(swarm)
@@ -177,14 +181,14 @@ class Member:
                 if finished:
                     linger()
         finally:
-            self._swarm, self._trains = None, False
+            self._swarm = None
         return finished
 
     def _train(self, swarm: Swarm, work: _Work) -> None:
         """Run the loop until enough rounds are decided or the member is called back."""
         h_steps = swarm.manifest.policy.h_steps
         self._first_round = swarm.decided if self._first_round is None else self._first_round
-        if self._is_over(swarm.decided):
+        if self._is_over(swarm):
             return
         self._trains = True
         for batch in swarm.batches(work.task.dataset, batch_size=work.batch_size):
@@ -199,7 +203,7 @@ class Member:
             if report is None:
                 continue
             self._report(report, work)
-            if self._is_over(swarm.decided):
+            if self._is_over(swarm):
                 return
             every = self.settings.held_out_rounds
             if every and swarm.decided % every == 0:
@@ -226,9 +230,11 @@ class Member:
         if self.presence.signal != signal.SIGTERM:
             swarm.set_aside()
 
-    def _is_over(self, round_id: int) -> bool:
-        wanted, first = self.settings, self._first_round or 0
-        return 0 < wanted.rounds <= round_id - first or 0 < wanted.until_round <= round_id
+    def _is_over(self, swarm: Swarm) -> bool:
+        """Tell whether all wanted rounds are decided; what the swarm decides, it decides in the final chain."""
+        wanted, round_id = self.settings, swarm.decided
+        has_all = 0 < wanted.until_round <= round_id and not swarm.branch
+        return has_all or 0 < wanted.rounds <= round_id - (self._first_round or 0)
 
     def _check_disk(self, wanted: int, what: str) -> None:
         """Raise ConfigError when more is wanted than the operator allows."""
@@ -263,22 +269,32 @@ class Member:
     # What is told ---------------------------------------------------------------------------------------------------
 
     def _report(self, report: Report, work: _Work) -> None:
-        """Tell a round that was trained, and those that were decided meanwhile, with what the loop knows of them."""
+        """Tell a round that was trained, with what the loop knows of it, after those before it."""
         self._behind = 0
         tokens = work.batch_size * work.task.settings.context * report.steps
         tokens_per_s = round(tokens / max(report.train_s + report.wait_s, 1e-9), 1)
         self._done |= {"tokens": self._done["tokens"] + tokens, "tokens_per_s": tokens_per_s}
-        self._rounds[report.round] |= {
-            "credited": report.credited,
-            "steps": report.steps,
-            "tokens": tokens,
-            "tokens_per_s": tokens_per_s,
-            "wait_s": report.wait_s,
-        }
-        for number in sorted(self._rounds):
-            self.tell("round", self._rounds.pop(number))
+        key = report.branch, report.round
+        if key in self._rounds:  # not told before the loop began
+            self._rounds[key] |= {
+                "credited": report.credited,
+                "steps": report.steps,
+                "tokens": tokens,
+                "tokens_per_s": tokens_per_s,
+                "wait_s": report.wait_s,
+            }
+            self._tell_rounds(up_to=key)
         if self.settings.config.disk_bytes:
             self._check_disk(used_bytes(self.settings.folder), "the decided rounds have grown to")
+
+    def _tell_rounds(self, up_to: tuple[str, int] | None = None) -> None:
+        """Tell the rounds that wait to be told, in order, from whichever thread; those after `up_to` go on waiting."""
+        with self._telling:
+            while self._rounds:
+                first = next(iter(self._rounds))
+                self.tell("round", self._rounds.pop(first))
+                if first == up_to:
+                    return
 
     def _summary(self, swarm: Swarm, work: _Work) -> dict[str, Any]:
         status = swarm.status()
@@ -314,9 +330,10 @@ class Member:
                 "tokens_per_s": 0.0,
                 "wait_s": 0.0,
             }
-            if self._trains:
-                self._rounds[fields["round"]] = fields  # the loop tells it, with what it knows
-                return
+            self._rounds[fields["branch"], fields["round"]] = fields
+            if not self._trains:  # or the loop tells it, with what it knows
+                self._tell_rounds()
+            return
         self.tell(kind, fields)
 
 

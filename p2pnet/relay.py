@@ -99,13 +99,17 @@ def write_item(item: br.ToUser | None) -> bytes:
             said = ["Outcome", round_id, lineage.hex(), void, named]
         case br.Snapshot(round_id, sha256, path):
             said = ["Snapshot", round_id, sha256.hex(), str(path)]
+        case br.Fork(round_id, path, line):
+            said = ["Fork", round_id, str(path), line]
+        case br.Return(round_id, path, checksum, _, samples, line):
+            said = ["Return", round_id, str(path), checksum, samples, line]
         case _:
             raise P2pnetError(f"the node said {type(item).__name__} after the swarm was open")
     return json.dumps(said).encode()
 
 
 def read_item(data: bytes) -> br.ToUser | None:
-    """Undo `write_item`; a result's bytes stay on rank 0."""
+    """Undo `write_item`; bytes of results and payloads stay on rank 0."""
     match json.loads(data):
         case ["RoundTask", round_id, beacon, state_wanted]:
             return br.RoundTask(round_id, bytes.fromhex(beacon), state_wanted)
@@ -113,5 +117,9 @@ def read_item(data: bytes) -> br.ToUser | None:
             return br.Outcome(round_id, bytes.fromhex(lineage), void, b"", None if named is None else tuple(named))
         case ["Snapshot", round_id, sha256, path]:
             return br.Snapshot(round_id, bytes.fromhex(sha256), Path(path))
+        case ["Fork", round_id, path, line]:
+            return br.Fork(round_id, Path(path), line)
+        case ["Return", round_id, path, checksum, samples, line]:
+            return br.Return(round_id, Path(path), checksum, b"", samples, line)
         case _:
             return None

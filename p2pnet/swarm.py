@@ -162,6 +162,11 @@ class Swarm:
         return self._training.decided
 
     @property
+    def branch(self) -> str:
+        """The degraded branch that these rounds are of, by its id in hexadecimal digits; empty: the final chain."""
+        return self._training.branch
+
+    @property
     def round_step(self) -> int:
         """Inner steps taken in this round."""
         return self._training.steps

@@ -43,6 +43,7 @@ class Report:
     train_s: float
     wait_s: float  # the loop stood still for the exchange
     lineage: str  # 64 hexadecimal digits; the same on every peer after this round
+    branch: str = ""  # decided in this degraded branch, by its id in hexadecimal digits; empty: in the final chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +85,9 @@ class Training:
         self._flying: Trained | None = None  # with overlap: the round that is exchanged while the next one is trained
         self._landed: br.Outcome | None = None  # and what was decided about it
         self._pace, self._missed = Pace(), 0  # samples of rounds that went on without them: they wait in e
-        self.decided, samples = file.load(initial)  # samples: of an update that is pending
+        self.decided, samples, self._line = file.load(initial)  # samples: of an update that is pending
         self._pending = Trained(math.nan, samples, 0, 0.0, assigned=False)
-        relay.tell(br.Attached(learner.chunks, self.decided))
+        relay.tell(br.Attached(learner.chunks, self.decided, line=self._line))
         self._clear()
         self._begin_next()
 
@@ -94,6 +95,11 @@ class Training:
     def round(self) -> int:
         """The round that is being trained."""
         return self.decided + (self._flying is not None)
+
+    @property
+    def branch(self) -> str:
+        """The branch that is trained in, by its id in hexadecimal digits; empty: the final chain."""
+        return self._line
 
     @property
     def steps(self) -> int:
@@ -113,6 +119,11 @@ class Training:
         self._pace.step(now_s)
         has_all = self._steps >= policy.h_steps and not policy.by_window
         early, over = self._relay.poll(has_all or not self._pace.fits(now_s))
+        if isinstance(early, br.Fork):
+            self._keep_fork(early)
+        if isinstance(early, br.Return) and self._go_back(early):
+            self._begin_next()
+            return None
         if isinstance(early, br.Outcome):
             if self._flying is None:
                 return self._exchange(early)
@@ -122,7 +133,7 @@ class Training:
     def save(self, alone: bool = False) -> None:
         """Save what a stopped process goes on from.   alone: see `SaveFile.save`."""
         pending = self._flying.samples if self._flying is not None else self._samples
-        self._file.save(self.decided, pending, alone)
+        self._file.save(self.decided, pending, self._line, alone)
 
     def set_aside(self) -> None:
         """See `Swarm.set_aside`."""
@@ -166,11 +177,12 @@ class Training:
                     self._fly(trained)
                     return None
                 if self._file.is_due(self.decided):
-                    self._file.save(self.decided, trained.samples)  # while the others are waited for
-        item = decided or self._wait_for_outcome()
-        self._apply(item, trained.loss)
+                    self._file.save(self.decided, trained.samples, self._line)  # while the others are waited for
+        item, line = decided or self._wait_for_outcome(), self._line
+        if item is not None:
+            self._apply(item, trained.loss)
         self._begin_next()
-        return self._report(item, trained, ended_s)
+        return self._report(item, trained, ended_s, line) if item is not None else None
 
     def _fly(self, trained: Trained) -> None:
         """Go on with the next round from the same theta, while what was trained is exchanged."""
@@ -182,14 +194,17 @@ class Training:
         self._clear()
         self._pace.begin(self._began_s, self._began_s + self._manifest.policy.window_ms / 1000)
         if self._file.is_due(self.decided):
-            self._file.save(self.decided, trained.samples)
+            self._file.save(self.decided, trained.samples, self._line)
 
-    def _land(self, flown: Trained, trained: Trained, ended_s: float) -> Report:
+    def _land(self, flown: Trained, trained: Trained, ended_s: float) -> Report | None:
         """Take over the round that was exchanged, commit to the one that was trained meanwhile.
 
         flown, trained: the two of them.
         """
-        outcome = self._landed or self._wait_for_outcome()
+        outcome, line = self._landed or self._wait_for_outcome(), self._line
+        if outcome is None:
+            self._begin_next()
+            return None
         self._flying = self._landed = None
         self._check_next(outcome)
         result, h_steps = None if outcome.void else outcome.result, self._manifest.policy.h_steps
@@ -207,13 +222,52 @@ class Training:
             self._pending = trained
             self._relay.tell(br.Applied(outcome.round_id, flown.loss))
             self._begin_next()
-        return self._report(outcome, flown, ended_s)
+        return self._report(outcome, flown, ended_s, line)
 
-    def _wait_for_outcome(self) -> br.Outcome:
-        item = self._relay.wait()
-        if not isinstance(item, br.Outcome):
-            raise P2pnetError(f"the node said {type(item).__name__} where a round's outcome was due")
-        return item
+    def _wait_for_outcome(self) -> br.Outcome | None:
+        """What was decided about the round in exchange; None when the branch that it was part of is left."""
+        while True:
+            item = self._relay.wait()
+            if isinstance(item, br.Fork):
+                self._keep_fork(item)
+            elif isinstance(item, br.Return):
+                if self._go_back(item):
+                    return None
+            elif isinstance(item, br.Outcome):
+                return item
+            else:
+                raise P2pnetError(f"the node said {type(item).__name__} where a round's outcome was due")
+
+    def _keep_fork(self, item: br.Fork) -> None:
+        """Write theta down, from which a branch goes on."""
+        if item.round_id != self.decided:
+            raise P2pnetError(f"a branch goes on from round {item.round_id}, the learner is in round {self.decided}")
+        if self._ranks.first:
+            self._learner.write_state(item.path)
+        self._line = item.line
+
+    def _go_back(self, item: br.Return) -> bool:
+        """Take theta back to where a branch went on from, with the work since; tells whether it was elsewhere."""
+        if item.round_id == self.decided:
+            self._line = item.line
+            return False  # nothing was decided meanwhile: theta, e and what is pending are right
+        with self._changing():
+            if self._steps and self._landed is None:
+                with contextlib.suppress(NotFiniteError):  # what was trained is lost with it, as in any round
+                    if self._flying is not None:
+                        self._learner.keep(self._steps, self._manifest.policy.h_steps)
+                    elif not self._ranks.agree(int(self._learner.pending)):
+                        self._learner.encode(self._steps, self._manifest.policy.h_steps)
+            self._learner.go_back(item.path, item.checksum, item.payload)
+            self.decided, self._line = item.round_id, item.line
+        if self._landed is not None:  # of the branch: each outcome is answered
+            self._relay.tell(br.Applied(self._landed.round_id, math.nan))
+        self._flying = self._landed = None
+        self._pending = Trained(math.nan, item.samples, 0, 0.0, assigned=False)
+        self._missed = 0
+        self._clear()
+        self._file.save(self.decided, item.samples, self._line)
+        return True
 
     def _submit(self, trained: Trained) -> None:
         """Hand the pending update to the node."""
@@ -229,10 +283,10 @@ class Training:
         detail = f"{error}; the optimizer's state of {healed} parameters is forgotten" if healed else str(error)
         self._relay.tell(br.Skipped(round_id, detail))
 
-    def _report(self, outcome: br.Outcome, trained: Trained, ended_s: float) -> Report:
+    def _report(self, outcome: br.Outcome, trained: Trained, ended_s: float, line: str) -> Report:
         report = Report(
             outcome.round_id, outcome.void, outcome.named is not None, trained.loss, trained.steps, trained.train_s,
-            time.monotonic() - ended_s, outcome.lineage.hex(),
+            time.monotonic() - ended_s, outcome.lineage.hex(), line,
         )  # fmt: skip
         self.reports.append(report)
         return report
@@ -251,7 +305,7 @@ class Training:
             self.decided += 1
         self._relay.tell(br.Applied(outcome.round_id, loss))
         if self._file.is_overdue(self.decided):
-            self._file.save(self.decided)
+            self._file.save(self.decided, 0, self._line)
 
     def _begin_next(self) -> None:
         """Apply what is decided already, until there is a round to train."""
@@ -264,6 +318,12 @@ class Training:
                 continue
             if isinstance(item, br.Snapshot):
                 self._take_snapshot(item)
+                continue
+            if isinstance(item, br.Fork):
+                self._keep_fork(item)
+                continue
+            if isinstance(item, br.Return):
+                self._go_back(item)
                 continue
             if not isinstance(item, br.RoundTask):
                 raise P2pnetError(f"the node said {type(item).__name__} where a round was due")
@@ -309,7 +369,7 @@ class Training:
         except ConfigError as error:  # the learner is as it was
             refused, self.torn = str(error), False
         else:
-            self._file.save(self.decided)
+            self._file.save(self.decided, 0, self._line)
         self._relay.tell(br.Attached(self._learner.chunks, self.decided, refused))
 
     def _clear(self) -> None:

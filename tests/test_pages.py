@@ -16,7 +16,7 @@ from p2pnet.core.recent import Memory
 from p2pnet.core.standing import StandingLimits
 from p2pnet.core.wanted import Asking
 from p2pnet.identity import PeerId
-from p2pnet.wire import evidence, exchange, gossip, history, manifest, membership
+from p2pnet.wire import branch, bundles, evidence, exchange, gossip, history, manifest, membership
 from p2pnet.wire import round as round_messages
 from p2pnet.wire.codec import Count, Message, Range, Size
 from tests.wire import example
@@ -25,9 +25,12 @@ PROTOCOLS = Path(__file__).resolve().parent.parent / "protocols"
 MESSAGES = [("gossip-1", message) for message in gossip.MESSAGES]
 MESSAGES += [("membership-1", message) for message in membership.MESSAGES]
 MESSAGES += [("round-1", message) for message in round_messages.MESSAGES]
+MESSAGES += [("groups-1", message) for message in round_messages.WIDE]
+MESSAGES += [("bundles-1", message) for message in bundles.MESSAGES]
 MESSAGES += [("exchange-1", message) for message in exchange.MESSAGES]
 MESSAGES += [("evidence-1", message) for message in evidence.MESSAGES]
 MESSAGES += [("history-1", message) for message in history.MESSAGES]
+MESSAGES += [("branch-1", message) for message in branch.MESSAGES]
 MESSAGES += [("swarm-1", message) for message in manifest.MESSAGES]
 CHOICES = {"gossip-1": (GossipLimits, Memory, Asking), "membership-1": (MembershipLimits, BookLimits, StandingLimits)}
 

@@ -803,3 +803,72 @@ def test_an_error_in_the_users_callback_ends_the_node_and_reaches_the_loop(tmp_p
             swarm.step(math.nan, samples=4)
     assert not node.is_running()
     assert node.daemon_pid is None
+
+
+# Branches -----------------------------------------------------------------------------------------------------------
+
+
+def go_back(loop: Loop, number: int, path: Path, payload: bytes = b"") -> br.Return:
+    return br.Return(number, path, None, payload, 4 if payload else 0, "")
+
+
+def test_a_loop_goes_on_in_a_branch_and_back_with_its_work(tmp_path: Path) -> None:
+    loop, left = Loop(tmp_path), tmp_path / "left"
+    loop.bridge.answers = [br.Fork(0, left, "ab" * 32)]
+    loop.step()
+    sent = None
+
+    def then(payload: bytes) -> None:  # decided in the branch
+        loop.bridge.says.put(result(0, payload, (True,)))
+        loop.bridge.says.put(task(1))
+
+    tell = loop.bridge.tell
+
+    def listen(item: br.ToNode) -> None:
+        nonlocal sent
+        tell(item)
+        if isinstance(item, br.Submitted) and sent is None:
+            sent = item.payload
+            then(item.payload)
+
+    loop.bridge.tell = listen  # type: ignore[method-assign]
+    report = loop.step()
+    assert (report.round, report.credited, loop.swarm.branch, loop.swarm.decided) == (0, True, "ab" * 32, 1)
+    assert sent is not None
+    loop.bridge.says.put(go_back(loop, 0, left, sent))
+    loop.bridge.says.put(result(0, sent, (True,)))
+    loop.bridge.says.put(task(1))
+    assert loop.step() is None  # it goes back in mid-round, and takes over what is decided there
+    assert (loop.swarm.branch, loop.swarm.decided, loop.swarm.round) == ("", 1, 1)
+    assert [item.round_id for item in loop.bridge.told if isinstance(item, br.Applied)] == [0, 0]
+    followed = Loop(tmp_path / "fresh", says=(result(0, sent), task(1)))
+    assert followed.swarm.state_sha256() == loop.swarm.state_sha256()
+    assert loop.e().abs().sum() > 0
+
+
+def test_a_branch_in_which_nothing_was_decided_changes_nothing(tmp_path: Path) -> None:
+    loop, left = Loop(tmp_path), tmp_path / "left"
+    loop.bridge.says.put(br.Fork(0, left, "ab" * 32))
+    loop.step()
+    assert (loop.swarm.branch, left.exists()) == ("ab" * 32, True)
+    loop.bridge.answers = [go_back(loop, 0, left), void(0), task(1)]
+    report = loop.step()
+    assert (report.round, report.void, loop.swarm.branch) == (0, True, "")
+
+
+def test_a_loop_that_waits_for_a_branchs_decision_goes_back_without_a_report(tmp_path: Path) -> None:
+    loop, left = Loop(tmp_path), tmp_path / "left"
+    payload = other_payload(tmp_path / "other")
+    loop.round(br.Fork(0, left, "ab" * 32), result(0, payload), task(1))
+    assert loop.round(go_back(loop, 0, left), result(0, payload), task(1)) is None
+    assert (loop.swarm.decided, loop.swarm.branch) == (1, "")
+    assert loop.e().abs().sum() > 0
+
+
+def test_a_loop_that_was_stopped_in_a_branch_says_so(tmp_path: Path) -> None:
+    loop, left = Loop(tmp_path), tmp_path / "left"
+    loop.round(br.Fork(0, left, "ab" * 32), result(0, other_payload(tmp_path / "other")), task(1))
+    loop.swarm.save()
+    again = Loop(tmp_path, says=(task(1),))
+    told = again.bridge.last(br.Attached)
+    assert (told.round_id, told.line, again.swarm.branch) == (1, "ab" * 32, "ab" * 32)

@@ -157,3 +157,37 @@ def test_what_is_saved_in_mid_round_is_where_a_stopped_process_goes_on(tmp_path:
     again = Loop(tmp_path, says=(task(loop.swarm.decided),), config=OVERLAP if overlap else CONFIG)
     assert again.swarm.decided == loop.swarm.decided
     assert torch.equal(again.e(), loop.e())
+
+
+def test_with_overlap_a_loop_goes_back_from_a_branch_with_both_rounds_work(tmp_path: Path) -> None:
+    loop, left = fly(tmp_path), tmp_path / "left"
+    sent = loop.bridge.last(br.Submitted).payload
+    decide(loop, br.Fork(0, left, "ab" * 32))
+    assert loop.step() is None
+    decide(loop, result(0, sent, (True,)), task(1))
+    assert loop.step().round == 0
+    assert (loop.swarm.branch, loop.swarm.decided) == ("ab" * 32, 1)
+    loop.bridge.says.put(br.Return(0, left, None, sent, 8, ""))
+    decide(loop, result(0, sent, (True,)), task(1))
+    assert loop.step() is None
+    assert (loop.swarm.branch, loop.swarm.decided) == ("", 1)
+    assert torch.equal(model_of(loop), theta(loop))
+    followed = Loop(tmp_path / "fresh", says=(result(0, sent), task(1)), config=OVERLAP)
+    assert followed.swarm.state_sha256() == loop.swarm.state_sha256()
+    assert loop.e().abs().sum() > 0
+
+
+def test_with_overlap_an_outcome_of_a_branch_that_is_left_meanwhile_is_answered_too(tmp_path: Path) -> None:
+    loop, left = fly(tmp_path), tmp_path / "left"
+    sent = loop.bridge.last(br.Submitted).payload
+    decide(loop, br.Fork(0, left, "ab" * 32))
+    loop.step()
+    decide(loop, result(0, sent, (True,)), task(1))
+    assert loop.step().round == 0
+    decide(loop, result(1, loop.bridge.last(br.Submitted).payload, (True,)))
+    assert loop.step() is None  # it is there, and the training beside it goes on
+    loop.bridge.says.put(br.Return(0, left, None, sent, 8, ""))
+    decide(loop, result(0, sent, (True,)), task(1))
+    assert loop.step() is None
+    assert [item.round_id for item in all_told(loop, br.Applied)] == [0, 1, 0]
+    assert (loop.swarm.branch, loop.swarm.decided) == ("", 1)

@@ -29,7 +29,7 @@ CASES = [
 
 def classes_of(protocol: str) -> tuple[type[Message], ...]:
     name = protocol.partition("/")[0]
-    name = {"swarm": "manifest"}.get(name, name)
+    name = {"swarm": "manifest", "groups": "round"}.get(name, name)
     module: types.ModuleType = example if name == "example" else importlib.import_module(f"p2pnet.wire.{name}")
     found = [each for each in vars(module).values() if isinstance(each, type) and issubclass(each, Message)]
     return tuple(each for each in found if each is not Message and each.protocol == protocol)

@@ -17,7 +17,7 @@ from p2pnet.identity import PeerId, peer_id_text, verify
 if TYPE_CHECKING:
     from p2pnet.ledger.log import Entry
     from p2pnet.ledger.reader import LedgerReader
-    from p2pnet.wire.round import Commit, Reduced
+    from p2pnet.wire.round import Commit, Reduced, WideReduced
     from p2pnet.wire.signing import Signed
 
 LINEAGE_CHARS: Final = 12
@@ -59,14 +59,14 @@ def log(
 
 def summarize(entry: Entry) -> dict[str, Any]:
     """Return one decided round in short, as JSON's types."""
-    from p2pnet.wire.round import Quorum, decode_outcome
+    from p2pnet.wire.round import Quorum, decode_value
 
-    outcome, certificate = decode_outcome(entry.outcome), _decode(Quorum, entry.certificate)
+    outcome, certificate = decode_value(entry.outcome), _decode(Quorum, entry.certificate)
     return {
         "round": entry.round,
         "decided": "void" if outcome.void else "sealed",
         "view": certificate.view,
-        "members": len(entry.commits),
+        "members": len(_contents(entry)[0]),
         "voters": len(certificate.endorsements),
         "record_bytes": len(entry.outcome) + len(entry.certificate) + sum(map(len, entry.commits)),
         "lineage": entry.lineage.hex(),
@@ -81,10 +81,10 @@ def describe_round(entry: Entry, electorate: tuple[PeerId, ...] | None) -> dict[
     electorate: who might vote in it, as the round before decided; None: not known, and not checked.
     Raises WireError for a signature that is wrong.
     """
-    from p2pnet.wire.round import Commit, Quorum, Reduced, decode_outcome, outcome_digest
+    from p2pnet.wire.round import Commit, Quorum, Reduced, WideReduced, decode_value, outcome_digest
     from p2pnet.wire.signing import open_signed
 
-    outcome, certificate = decode_outcome(entry.outcome), _decode(Quorum, entry.certificate)
+    outcome, certificate = decode_value(entry.outcome), _decode(Quorum, entry.certificate)
     if certificate.value != outcome_digest(entry.outcome):
         raise WireError("round-1", "the certificate is not of this outcome")
     for one in certificate.endorsements:
@@ -92,8 +92,10 @@ def describe_round(entry: Entry, electorate: tuple[PeerId, ...] | None) -> dict[
             raise WireError("wire-1/R6", f"wrong signature of {peer_id_text(one.peer)} under the certificate")
         if electorate is not None and one.peer not in electorate:
             raise WireError("round-1", f"{peer_id_text(one.peer)} sealed and was no voter")
-    commits = [open_signed((Commit,), raw, verify) for raw in entry.commits]
-    reduced = [open_signed((Reduced,), raw, verify) for raw in outcome.reduced]
+    raws, digests = _contents(entry)
+    commits = [open_signed((Commit,), raw, verify) for raw in raws]
+    reduced: list[Signed[Reduced | WideReduced]]
+    reduced = [open_signed((Reduced, WideReduced), raw, verify) for raw in digests]
     return {
         **summarize(entry),
         "value": certificate.value.hex(),
@@ -102,6 +104,7 @@ def describe_round(entry: Entry, electorate: tuple[PeerId, ...] | None) -> dict[
         "electorate": None if electorate is None else [peer_id_text(peer) for peer in electorate],
         "sealed_by": [peer_id_text(one.peer) for one in certificate.endorsements],
         "roster_view": None if outcome.void else outcome.view,
+        "groups": _groups_of(entry),
         "commits": [_commit(one) for one in commits],
         "parts": [_part(one, commits) for one in reduced],
         "electorate_next": [peer_id_text(peer) for peer in outcome.electorate],
@@ -145,13 +148,13 @@ def _show_rounds(ledger: LedgerReader, last: int, as_json: bool) -> None:
 def _electorate(ledger: LedgerReader, number: int, folder: Path) -> tuple[PeerId, ...] | None:
     """Return who might vote in a round, as the one before decided, at first the founders; None when it is not here."""
     from p2pnet.node.content import MANIFEST_NAME
-    from p2pnet.wire.round import decode_outcome
+    from p2pnet.wire.round import decode_value
 
     if number == 0:
         path = folder / MANIFEST_NAME
         return read_manifest(path, ledger.swarm()).message.founders if path.exists() else None
     before = ledger.entry(number - 1)
-    return None if before is None else decode_outcome(before.outcome).electorate
+    return None if before is None else decode_value(before.outcome).electorate
 
 
 def _show_round(ledger: LedgerReader, number: int, electorate: tuple[PeerId, ...] | None, as_json: bool) -> None:
@@ -188,7 +191,10 @@ def _print_round(facts: Mapping[str, Any]) -> None:
         say("\ncommits")
         columns = ["place", "member", "samples", "assigned", "reach", "payload root"]
         show_table(columns, [_commit_row(place, one) for place, one in enumerate(facts["commits"])])
-    if facts["parts"]:
+    if facts["parts"] and facts["groups"]:
+        say(f"parts, reduced over {facts['groups']} groups (inputs: the root over the clip factors of all members)")
+        show_table(["part", "reducer", "inputs", "root"], [_part_row(one) for one in facts["parts"]])
+    elif facts["parts"]:
         say("parts (inputs: clip factor of 256 by place, - is missing)")
         show_table(["part", "reducer", "inputs", "root"], [_part_row(one) for one in facts["parts"]])
     say("every signature above is right")
@@ -200,6 +206,8 @@ def _commit_row(place: int, one: Mapping[str, Any]) -> tuple[object, ...]:
 
 
 def _part_row(one: Mapping[str, Any]) -> tuple[object, ...]:
+    if "inputs_root" in one:
+        return one["part"], one["reducer"], one["inputs_root"][:ROOT_CHARS], one["root"][:ROOT_CHARS]
     inputs = " ".join("-" if factor is None else str(factor) for factor in one["inputs"].values())
     return one["part"], one["reducer"], inputs, one["root"][:ROOT_CHARS]
 
@@ -220,9 +228,18 @@ def _commit(signed: Signed[Commit]) -> dict[str, Any]:
     }
 
 
-def _part(signed: Signed[Reduced], commits: list[Signed[Commit]]) -> dict[str, Any]:
-    """inputs: by member, the clip factor of 256, null for who is missing."""
+def _part(signed: Signed[Reduced | WideReduced], commits: list[Signed[Commit]]) -> dict[str, Any]:
+    """inputs: by member, the clip factor of 256, null for who is missing; of many groups the root over them."""
+    from p2pnet.wire.round import WideReduced
+
     reduced = signed.message
+    if isinstance(reduced, WideReduced):
+        return {
+            "part": reduced.part,
+            "reducer": peer_id_text(signed.peer),
+            "inputs_root": reduced.inputs.hex(),
+            "root": reduced.root.hex(),
+        }
     factors = (None if code == 0 else code - 1 for code in reduced.inputs)
     return {
         "part": reduced.part,
@@ -230,6 +247,36 @@ def _part(signed: Signed[Reduced], commits: list[Signed[Commit]]) -> dict[str, A
         "inputs": {peer_id_text(one.peer): factor for one, factor in zip(commits, factors, strict=False)},
         "root": reduced.root.hex(),
     }
+
+
+def _contents(entry: Entry) -> tuple[list[bytes], list[bytes]]:
+    """The signed commits of a decided round, and the signed digests of its parts; void ones are left out.
+
+    Of many groups they are checked against what the outcome names.
+    """
+    from p2pnet.core.decided import split_listings
+    from p2pnet.wire.round import WideOutcome, decode_value, listing_digest, roster_digest
+
+    outcome = decode_value(entry.outcome)
+    if not isinstance(outcome, WideOutcome):
+        return list(entry.commits), list(outcome.reduced)
+    groups, columns = split_listings(outcome, entry.commits)
+    if listing_digest(tuple(roster_digest(each.items) if each.items else b"" for each in groups)) != outcome.roster:
+        raise WireError("groups-1/R5", "commits that are not those of its roster")
+    if tuple(listing_digest(each.items) for each in columns) != outcome.columns:
+        raise WireError("groups-1/R30", "columns that are not those of its outcome")
+    return [raw for each in groups for raw in each.items], [raw for each in columns for raw in each.items if raw]
+
+
+def _groups_of(entry: Entry) -> int:
+    """Over how many groups a round was reduced; 0: it had one roster, or none."""
+    from p2pnet.core.decided import split_listings
+    from p2pnet.wire.round import WideOutcome, decode_value
+
+    outcome = decode_value(entry.outcome)
+    if not isinstance(outcome, WideOutcome):
+        return 0
+    return len(split_listings(outcome, entry.commits)[1][0].items)
 
 
 def _leaf(entry: Entry) -> str:

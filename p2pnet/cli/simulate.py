@@ -100,6 +100,9 @@ def simulate(
     churn = 0.1
     links = [{share = 0.7, up = "20M", nat = 0.5}, {share = 0.3, up = "1G", down = "1G"}]
 
+    From group_size_max members on they exchange in groups. From 512 on more is played, for speed: broadcasts go down
+    drawn trees, bulk passes a line whole, rosters come at once; records and audits are left out of the bytes.
+
     sealed: decided with a result. void: decided without one. stalled: a member said that nothing moved.
     control: all bytes but payloads, results and what is sent to who was away.
     """
@@ -209,6 +212,8 @@ def _show(found: Mapping[str, Any]) -> None:
         ("what members said", ", ".join(f"{count} {name}" for name, count in found["notes"].items()) or "nothing"),
     ]
     show_fields(rows)
+    if found["is_played"]:
+        say("\nso many members: gossip is played, bulk passes a line whole, records and audits are not in the bytes")
     control = {
         kind: count for kind, count in bytes_["by_kind"].items() if kind not in ("payload", "result", "catch-up")
     }

@@ -60,6 +60,7 @@ def _rows(facts: Facts) -> list[tuple[str, object]]:
         ("voters", _peers(get("electorate"))),
         ("excluded", "\n".join(f"{peer} until round {end}" for peer, end in (get("excluded") or {}).items()) or None),
         ("lineage", get("lineage")),
+        ("branch", _branch(get("branch"))),
         ("stalled", _stalled(get("stalled_s"), get("missing"))),
         ("refused", "\n".join(f"{peer}: {why}" for peer, why in (get("refused") or {}).items()) or None),
         ("notes", "\n".join(_note(one) for one in (get("notes") or [])[-NOTES_SHOWN:]) or None),
@@ -106,6 +107,8 @@ def _advice(facts: Facts) -> str | None:
         )
     if facts.get("connected") == [] and facts.get("phase") == "opening":
         return "nobody who has the swarm is found yet; it goes on looking. Does somebody else run it?"
+    if facts.get("branch"):
+        return "too few voters are here, so these go on by themselves; their work is kept when the others are back"
     if facts.get("stalled_s") is not None:
         return "too few voters are here to decide; it goes on by itself when they are back"
     used, allowed = (facts.get("disk_bytes") or {}).get("used"), (facts.get("disk_bytes") or {}).get("allowed")
@@ -174,6 +177,14 @@ def _peers(peers: object) -> str | None:
 def _some(peers: list[Any]) -> list[str]:
     more = [f"and {len(peers) - PEERS_SHOWN} more"] if len(peers) > PEERS_SHOWN else []
     return [*map(str, peers[:PEERS_SHOWN]), *more]
+
+
+def _branch(branch: Facts | None) -> str | None:
+    """Where the final chain stands, and who goes on without it."""
+    if not branch:
+        return None
+    voters = "\n".join(str(peer) for peer in branch.get("voters") or [])
+    return f"since round {branch.get('final_round')} of the final chain; its voters are\n{voters}"
 
 
 def _stalled(span_s: float | None, missing: object) -> str | None:

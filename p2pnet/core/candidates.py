@@ -5,11 +5,14 @@ Contract: protocols/round-1.md, R40 to R46.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
-from p2pnet.core.events import Audit, Effect, Gather, Hold, Note, Root
-from p2pnet.core.parts import Part
+from p2pnet.core.columns import Column, Plan, plan_columns, void_columns
+from p2pnet.core.events import Audit, Effect, Gather, Hold, Note
+from p2pnet.core.group_events import Root
+from p2pnet.core.outcomes import Assembled, encode_listings, judge_wide
+from p2pnet.core.parts import Part, Piece
 from p2pnet.core.slots import Context
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import WireError
@@ -21,10 +24,13 @@ from p2pnet.wire.round import (
     Outcome,
     Proposal,
     Reduced,
+    WideOutcome,
     outcome_digest,
     roster_digest,
 )
 from p2pnet.wire.signing import Signed, Verify, open_signed
+
+HOLDERS_MAX = 16  # of a column that an outcome names, of each kind, that are asked for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +39,7 @@ class Proposed:
 
     signed: Signed[Proposal]
     value: bytes
-    outcome: Outcome | None  # None: not an outcome at all
+    outcome: Outcome | WideOutcome | None  # None: not an outcome at all
 
 
 @dataclass(slots=True)
@@ -42,21 +48,31 @@ class Candidate:
 
     value: bytes
     raw: bytes
-    outcome: Outcome
+    outcome: Outcome | WideOutcome
     commits: tuple[Signed[Commit], ...]
-    parts: tuple[Part, ...]
-    reduced: tuple[Signed[Reduced], ...]
+    parts: tuple[Part, ...]  # of many groups the columns
+    reduced: tuple[Signed[Reduced], ...]  # of many groups none: its columns hold them
+    plan: Plan | None = None  # of many groups
     checked: bool = False  # held and audited: it may be prepared
     audited: bool = False
     audit_asked: bool = False
+    suspect: tuple[Root, PeerId] | None = None  # which part is audited, and who reduced it
 
     @property
     def roots(self) -> tuple[bytes, ...]:
         """The root of each part."""
+        if isinstance(self.outcome, WideOutcome):
+            return self.outcome.columns
         return tuple(signed.message.root for signed in self.reduced)
 
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """What it says of each part."""
+        authors = [signed.peer for signed in self.reduced] if self.plan is None else [None] * len(self.parts)
+        return tuple(Piece(*each) for each in zip(self.roots, self.parts, authors, strict=True))
+
     def accepted(self, peer: PeerId) -> tuple[bool, ...]:
-        """By part, whether this peer's slice is among the inputs."""
+        """By part, whether this peer's slice is among the inputs; not of many groups."""
         peers = [commit.peer for commit in self.commits]
         if peer not in peers:
             return (False,) * len(self.parts)
@@ -113,19 +129,30 @@ def judge_exclusions(state: SwarmState, excluded: tuple[Exclusion, ...]) -> None
 class Candidates:
     """The outcomes of one round that may be decided, and the reduced parts that this peer holds."""
 
-    def __init__(self, context: Context, state: SwarmState, now_s: float) -> None:
+    def __init__(
+        self, context: Context, state: SwarmState, now_s: float, whole: Mapping[bytes, Assembled] | None = None
+    ) -> None:
+        """whole: the rosters of many groups that are here, by digest."""
         self.context = context
         self.state = state
+        self.whole: Mapping[bytes, Assembled] = {} if whole is None else whole
         self.found: dict[bytes, Candidate] = {}
         self.refused: set[bytes] = set()
         self.held: set[Root] = set()
+        self.columns: dict[Root, Column] = {}  # of many groups, by digest
         self._again_s = now_s  # not before: parts that nobody gave are asked for again
         self._asked: set[Root] = set()  # on their way
         self._nowhere: set[Root] = set()  # nobody had them when they were asked for last
 
-    def adopt(self, raw: bytes, outcome: Outcome, commits: tuple[Signed[Commit], ...]) -> Candidate:
-        """Take an outcome whose shape is right; raises WireError with the rule broken."""
-        candidate = judge_outcome(self.state, raw, outcome, commits, self.context.verify)
+    def adopt(self, raw: bytes, outcome: Outcome | WideOutcome, commits: tuple[Signed[Commit], ...]) -> Candidate:
+        """Take an outcome whose shape is right; raises WireError with the rule broken.
+
+        commits: of the roster that it names; of many groups they are found by this name.
+        """
+        if isinstance(outcome, WideOutcome):
+            candidate = self._judge_wide(raw, outcome)
+        else:
+            candidate = judge_outcome(self.state, raw, outcome, commits, self.context.verify)
         candidate.audited = candidate.audited or not self.context.audits
         self.found[candidate.value] = candidate
         return candidate
@@ -136,6 +163,16 @@ class Candidates:
         self._asked.discard(root)
         self._nowhere.discard(root)
 
+    def hold_column(self, column: Column) -> None:
+        """The bytes of a column's parts are here, and its digests are right."""
+        self.columns[column.digest] = column
+        self.hold(column.digest)
+
+    def columns_of(self, candidate: Candidate) -> tuple[Column, ...]:
+        """The columns of an outcome of many groups; none while one is missing."""
+        found = tuple(self.columns[root] for root in candidate.roots if root in self.columns)
+        return found if candidate.plan is not None and len(found) == len(candidate.roots) else ()
+
     def gather_failed(self, root: Root, again_s: float) -> None:
         """Nobody gave the bytes of a part: they are asked for again a little later."""
         self._again_s = again_s
@@ -144,20 +181,22 @@ class Candidates:
 
     def lost(self, candidate: Candidate) -> bool:
         """Tell whether a part of this outcome is nowhere: its author and everybody else were asked for it in vain."""
-        return any(signed.message.root in self._nowhere for signed in self.missing(candidate))
+        return any(piece.root in self._nowhere for piece in self.missing(candidate))
 
     def asked(self, gather: Gather) -> Gather:
         """Note that a part is on its way."""
         self._asked.add(gather.root)
         return gather
 
-    def missing(self, candidate: Candidate) -> list[Signed[Reduced]]:
+    def missing(self, candidate: Candidate) -> list[Piece]:
         """The parts of an outcome whose bytes are not here."""
-        return [signed for signed in candidate.reduced if signed.message.root not in self.held]
+        if self.held.issuperset(candidate.roots):
+            return []
+        return [piece for piece in candidate.pieces if piece.root not in self.held]
 
     def again_s(self, candidate: Candidate, expected: Collection[Root]) -> float | None:
         """When a part of this outcome wants to be asked for again; None when all are here or on their way."""
-        roots = {signed.message.root for signed in self.missing(candidate)}
+        roots = {piece.root for piece in self.missing(candidate)}
         return self._again_s if roots.difference(self._asked, expected) else None
 
     def gather(
@@ -168,26 +207,41 @@ class Candidates:
         expected: parts that are on their way on the streams that took our slices.
         """
         effects: list[Effect] = []
-        for signed in self.missing(candidate) if now_s >= self._again_s else ():
-            root, part = signed.message.root, candidate.parts[signed.message.part]
+        for piece in self.missing(candidate) if now_s >= self._again_s else ():
+            root, part = piece.root, piece.part
             if root in self._asked or root in expected:
                 continue
-            others = [commit.peer for commit in candidate.commits]
-            self.context.rng.shuffle(others)
-            sources = dict.fromkeys([signed.peer, *others, *endorsers])
+            if piece.author:
+                others = [commit.peer for commit in candidate.commits]
+                self.context.rng.shuffle(others)
+            else:
+                others = self._holders(candidate, part)
+            sources = dict.fromkeys([*([piece.author] if piece.author else []), *others, *endorsers])
             sources.pop(self.context.me, None)
-            effects.append(self.asked(Gather(self.state.round, root, part, tuple(sources))))
+            effects.append(self.asked(Gather(self.state.round, root, part, tuple(sources), candidate.plan)))
         return effects
+
+    def _holders(self, candidate: Candidate, part: Part) -> list[PeerId]:
+        """Who may hold a column as an outcome has it: some of the proposer's group, then who collects it in others."""
+        plan = candidate.plan
+        assert plan is not None
+        near = plan.groups[plan.group_of(self.state.proposer(plan.view))]
+        far = [columns[part.index].reducer for columns in plan.columns]
+        some = (self.context.rng.sample(each, min(HOLDERS_MAX, len(each))) for each in (near, far))
+        return [peer for each in some for peer in each]
 
     def audit(self, candidate: Candidate) -> list[Effect]:
         """Choose one leaf at random: who lies in one of n leaves is caught by one of v voters with odds of v/n."""
         if candidate.audit_asked:
             return []
         candidate.audit_asked = True
+        if candidate.plan is not None:
+            return self._audit_wide(candidate, candidate.plan)
         part = self.context.rng.choice(candidate.parts)
         signed = candidate.reduced[part.index]
         leaf = self.context.rng.randrange(part.stop - part.start)
         outcome, message = candidate.outcome, signed.message
+        candidate.suspect = message.root, signed.peer
         return [
             Audit(
                 self.state.round, outcome.view, outcome.roster, part, leaf, message.root, message.inputs, signed.peer,
@@ -200,16 +254,15 @@ class Candidates:
         lies: list[Candidate] = []
         effects: list[Effect] = []
         for value, candidate in self.found.items():
-            if root not in candidate.roots or candidate.audited or not candidate.audit_asked:
+            if candidate.suspect is None or root != candidate.suspect[0] or candidate.audited:
                 continue
             if honest:
                 candidate.audited = True
             elif value not in self.refused:
                 self.refused.add(value)
                 lies.append(candidate)
-                author = candidate.reduced[candidate.roots.index(root)].peer
                 why = "a leaf does not follow from its inputs"
-                effects.append(Note(self.state.round, "wrong-part", why, (author,)))
+                effects.append(Note(self.state.round, "wrong-part", why, (candidate.suspect[1],)))
         return lies, effects
 
     def check(self, candidate: Candidate) -> Hold:
@@ -219,8 +272,43 @@ class Candidates:
 
     def keep(self, candidate: Candidate) -> Hold:
         """Keep an outcome durably whose parts are all here."""
-        raws = tuple(commit.raw for commit in candidate.commits)
+        if candidate.plan is not None:
+            whole, columns = self.whole[candidate.plan.roster], self.columns_of(candidate)
+            raws = encode_listings(candidate.plan, whole, candidate.raw, columns)
+        else:
+            raws = tuple(commit.raw for commit in candidate.commits)
         return Hold(self.state.round, candidate.value, candidate.raw, raws, candidate.roots)
+
+    def _judge_wide(self, raw: bytes, outcome: WideOutcome) -> Candidate:
+        """See `adopt`; of columns that are void altogether nothing needs to be held."""
+        whole = self.whole.get(outcome.roster)
+        if whole is None:
+            raise WireError("round-1/R41", "a roster of many groups that is not here")
+        plan = plan_columns(self.state, outcome.roster, whole.commits, outcome.view)
+        judge_wide(self.state, outcome, plan)
+        judge_exclusions(self.state, outcome.excluded)
+        for column in void_columns(plan, self.context.verify):
+            self.hold_column(column)
+        value = outcome_digest(raw)
+        return Candidate(value, raw, outcome, whole.commits, plan.columns[0], (), plan)
+
+    def _audit_wide(self, candidate: Candidate, plan: Plan) -> list[Effect]:
+        """See `audit`; one part of one column."""
+        listed = [each for column in self.columns_of(candidate) for each in column.reduced if each is not None]
+        if not listed:
+            candidate.audited = True  # all is void: nothing can be wrong
+            return []
+        signed = self.context.rng.choice(listed)
+        message, part = signed.message, plan.parts[signed.message.part]
+        assert part is not None
+        leaf = self.context.rng.randrange(part.stop - part.start)
+        candidate.suspect = message.root, signed.peer
+        return [
+            Audit(
+                self.state.round, plan.view, plan.roster, part, leaf, message.root, (), signed.peer, message.norms,
+                signed.raw, self.state.policy.grace_ms / 2000,
+            )
+        ]  # fmt: skip
 
     def result(self) -> Candidate | None:
         """An outcome with a result that is held and right, of the latest roster; None when there is none."""

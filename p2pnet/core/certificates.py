@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from p2pnet.core.remember import remember
 from p2pnet.core.state import SwarmState, quorum
 from p2pnet.identity import PeerId
-from p2pnet.wire.round import Decision, Endorsement, Phase, Quorum, outcome_digest
+from p2pnet.wire.round import Decision, Endorsement, Phase, Quorum, WideDecision, outcome_digest
 from p2pnet.wire.signing import Verify
 
 
@@ -21,11 +22,26 @@ def bundle(state: SwarmState, view: int, phase: Phase, value: bytes, found: Mapp
 
 def unbundle(
     message: Quorum, state: SwarmState, known: Mapping[PeerId, bytes], verify: Verify
-) -> dict[PeerId, bytes] | None:
+) -> Mapping[PeerId, bytes] | None:
     """The votes of a bundle, voter -> signature; None when one is not a voter's, comes twice or is signed wrongly.
 
     known: signatures under this very vote that were checked before.
     """
+    if not known:
+        return found[0] if (found := _unbundled(message, state, verify)) else None
+    return _open(message, state, known, verify)
+
+
+@remember(64)
+def _unbundled(message: Quorum, state: SwarmState, verify: Verify) -> list[dict[PeerId, bytes]]:
+    """The votes of a bundle of which none is known; checked once for all that hold the same object."""
+    found = _open(message, state, {}, verify)
+    return [] if found is None else [found]
+
+
+def _open(
+    message: Quorum, state: SwarmState, known: Mapping[PeerId, bytes], verify: Verify
+) -> dict[PeerId, bytes] | None:
     data = message.vote_bytes()
     peers = [each.peer for each in message.endorsements]
     if peers != sorted(set(peers)) or not set(peers) <= set(state.electorate):
@@ -38,7 +54,7 @@ def unbundle(
     return found
 
 
-def certifies(decision: Decision, state: SwarmState, verify: Verify) -> bool:
+def certifies(decision: Decision | WideDecision, state: SwarmState, verify: Verify) -> bool:
     """Tell whether a decision's certificate holds: more than 2/3 of this state's electorate sealed this outcome."""
     certificate = decision.certificate
     if (certificate.swarm, certificate.round, certificate.phase) != (state.swarm, state.round, int(Phase.SEAL)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Collection
+from collections.abc import Collection, Container
 
 from p2pnet.core.state import SwarmState
 from p2pnet.errors import WireError
@@ -50,16 +50,7 @@ class Commits:
 
     def judge(self, commit: Signed[Commit]) -> str | None:
         """Name the rule that a commit breaks, if any."""
-        message = commit.message
-        if message.swarm != self.state.swarm or message.round != self.state.round:
-            return "round-1/R10"
-        if message.lineage != self.state.lineage:
-            return "round-1/R11"
-        if not self.state.admits_preimage(commit.peer, message.preimage):
-            return "round-1/R12"
-        if self.state.bars(commit.peer):
-            return "round-1/R19"
-        return None
+        return judge_commit(self.state, commit)
 
     def deadline_s(self, awaited: Collection[PeerId], newcomers: Collection[PeerId] = ()) -> float:
         """When the commit phase ends: at once if all that are awaited have committed, else after a fair wait.
@@ -79,15 +70,23 @@ class Commits:
             return latest_s if by_window else min(latest_s, self._patience_s(last_s))
         return max([last_s, *late])
 
-    def roster(self) -> tuple[bytes, ...]:
-        """The signed commits that a proposer puts into its roster, by peer.
+    def everybody_s(self, awaited: Collection[PeerId]) -> float:
+        """When other groups, whose commits are not seen here, should be done too: half of this one shows the pace."""
+        times = sorted(self.held[peer][1] for peer in awaited if peer in self.held)
+        latest_s, half = max(self.end_s, self._here_s) + self.grace_s, len(awaited) // 2
+        if self.state.policy.by_window or len(times) <= half:
+            return latest_s
+        return min(latest_s, self._patience_s(times[half]))
+
+    def roster(self, room: int | None = None) -> tuple[bytes, ...]:
+        """The signed commits that a proposer puts into its roster, by peer, at most `room` (`group_size_max`) of them.
 
         Who started from other parameters than most voters is left out. When there are too many: the voters, then who
         was in a decided roster before, then strangers, a draw within each: a flood of new names keeps nobody out.
         """
         checksum = self._usual_checksum()
         commits = [commit for commit, _ in self.held.values() if commit.message.checksum == checksum]
-        room = self.state.policy.group_size_max
+        room = room or self.state.policy.group_size_max
         if len(commits) > room:
             commits.sort(key=self._precedence)
         return tuple(commit.raw for commit in sorted(commits[:room], key=lambda c: c.peer))
@@ -115,7 +114,11 @@ class Commits:
         Only peers that decided rosters have shown count, and only those that started where I did (checksum: mine): a
         stranger cannot have a roster refused by telling some and not others. Of a full roster only the voters count.
         """
-        listed = {commit.peer for commit in commits}
+        room = self.state.policy.group_size_max
+        return self.omits({commit.peer for commit in commits}, len(roster.commits), room, checksum, now_s)
+
+    def omits(self, listed: Container[PeerId], count: int, room: int, checksum: int | None, now_s: float) -> bool:
+        """See `omitted_too_many`.   listed: who is in the roster.   count: how many, of at most `room`."""
         known = [
             peer
             for peer, (commit, at_s) in self.held.items()
@@ -123,8 +126,8 @@ class Commits:
             and self.state.knows(peer)
             and (checksum is None or commit.message.checksum == checksum)
         ]
-        room, voters = self.state.policy.group_size_max, self.state.electorate
-        if len(roster.commits) >= room:
+        voters = self.state.electorate
+        if count >= room:
             known = [peer for peer in known if peer in voters] if len(voters) < room else []
         return sum(peer not in listed for peer in known) * OMITTED_SHARE_MAX > len(known)
 
@@ -140,3 +143,17 @@ class Commits:
     def _precedence(self, commit: Signed[Commit]) -> tuple[bool, bool, bytes]:
         draw = hashlib.sha256(b"p2pnet/group/1\n" + self.state.beacon + commit.peer).digest()
         return (commit.peer not in self.state.electorate, not self.state.knows(commit.peer), draw)
+
+
+def judge_commit(state: SwarmState, commit: Signed[Commit]) -> str | None:
+    """Name the rule that a commit breaks, if any."""
+    message = commit.message
+    if message.swarm != state.swarm or message.round != state.round:
+        return "round-1/R10"
+    if message.lineage != state.lineage:
+        return "round-1/R11"
+    if not state.admits_preimage(commit.peer, message.preimage):
+        return "round-1/R12"
+    if state.bars(commit.peer):
+        return "round-1/R19"
+    return None

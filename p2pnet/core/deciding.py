@@ -201,6 +201,11 @@ class Deciding:
         later = {peer for peer, view in self._latest.items() if view > self.view}
         return later | self._voted.get((self.view, phase), set())
 
+    def present(self) -> set[PeerId]:
+        """Who has cast any vote of this view, or is in a later view."""
+        cast = (self._voted.get((self.view, phase), set()) for phase in Phase)
+        return {peer for peer, view in self._latest.items() if view > self.view}.union(*cast)
+
     def endorsements(self, view: int, phase: Phase, value: bytes) -> dict[PeerId, bytes]:
         """The signatures under this vote, by peer."""
         return dict(self._votes.get((view, phase), {}).get(value, {}))

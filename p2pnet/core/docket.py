@@ -21,8 +21,9 @@ ROUNDS_AHEAD = 2  # who is a round ahead may know of a lie before this peer is t
 class Docket:
     """The evidence that this peer holds, verified and stored."""
 
-    def __init__(self, held: Iterable[Offence] = ()) -> None:
-        """held: what a stopped process of ours left behind."""
+    def __init__(self, held: Iterable[Offence] = (), held_max: int = HELD_MAX) -> None:
+        """held: what a stopped process of ours left behind.   held_max: 0 in a branch, where nobody is excluded."""
+        self._held_max = held_max
         self.held: dict[bytes, Offence] = {offence.digest: offence for offence in held}  # by digest
         self._worthless: set[bytes] = set()  # digests of bytes that prove nothing
         self._asked: set[bytes] = set()  # on their way
@@ -30,7 +31,7 @@ class Docket:
 
     def wants(self, offence: Offence, state: SwarmState) -> bool:
         """Tell whether this evidence is to be kept: the first against a member, or one that an outcome names."""
-        if offence.digest in self.held or len(self.held) >= HELD_MAX:
+        if offence.digest in self.held or len(self.held) >= self._held_max:
             return False
         if offence.digest in self._asked:
             return True

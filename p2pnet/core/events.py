@@ -1,4 +1,4 @@
-"""What the round machine is told, and what it wants done: events in, effects out.
+"""What the round machine is told, and what it wants done: events in, effects out; see `group_events` for the rest.
 
 Effects are performed in order, and nothing after a `Persist` or a `Hold` starts before it is durable.
 """
@@ -7,14 +7,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from p2pnet.core.columns import Plan
 from p2pnet.core.evidence import Offence
+from p2pnet.core.group_events import (
+    BundleArrived,
+    ColumnArrived,
+    Fetched,
+    GroupEffect,
+    GroupEvent,
+    PartReturned,
+    Root,
+)
 from p2pnet.core.parts import Part
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
-from p2pnet.wire.round import Ask, Commit, Decision, Quorum, SignedRound
+from p2pnet.wire.branch import BranchCertificate, Spoken
+from p2pnet.wire.round import Commit, Decision, WideDecision
 from p2pnet.wire.signing import Signed
-
-Root = bytes  # 32 bytes: RFC 6962 root over the leaves of one reduced part
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +36,7 @@ class Heard:
     """A message arrived; signatures on the outside are checked, those nested in it are not."""
 
     sender: PeerId  # who handed it over, not always its author
-    message: SignedRound | Quorum | Decision | Ask
+    message: Spoken
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,8 +173,18 @@ class Applied:
 
 Report = (
     Started | Encoded | Skipped | SliceArrived | ReduceDone | ScatterFailed | Gathered | GatherFailed | Audited
+    | GroupEvent
 )  # fmt: skip
+FREIGHT = (SliceArrived, BundleArrived, PartReturned, ColumnArrived, Fetched)  # in thousands: most only add to the rest
 Event = Tick | Heard | PeerUp | PeerDown | RoundTrip | Report | Proven | Unproven | Applied
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """An event of the final chain or of a branch, where several may be meant."""
+
+    swarm: bytes  # the id of the line
+    event: Event
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +231,8 @@ class Exchange:
     view: int
     commits: tuple[Signed[Commit], ...]  # by peer, rising
     weights: tuple[int, ...]
-    parts: tuple[Part, ...]
+    parts: tuple[Part, ...]  # with many groups the columns, as my group sees them
+    plan: Plan | None = None  # of many groups
 
 
 @dataclass(frozen=True, slots=True)
@@ -223,6 +243,7 @@ class Scatter:
     view: int
     part: Part
     to: PeerId
+    listens: bool = False  # send none, only wait for the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +275,7 @@ class Gather:
     root: Root
     part: Part  # whose bytes they are: how many there must be follows from it
     sources: tuple[PeerId, ...]
+    plan: Plan | None = None  # of many groups: a column is wanted, and the root is its digest
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,7 +318,7 @@ class Hold:
     round: int
     value: bytes
     outcome: bytes
-    commits: tuple[bytes, ...]
+    commits: tuple[bytes, ...]  # of many groups encoded listings: of the groups, then of the columns
     roots: tuple[Root, ...]
 
 
@@ -305,12 +327,40 @@ class Decide:
     """The round is decided and all of it is held: log it, then apply it."""
 
     round: int
-    decision: Decision
+    decision: Decision | WideDecision
     void: bool
-    roots: tuple[Root, ...]
+    roots: tuple[Root, ...]  # of many groups the columns' digests
     spans: tuple[tuple[int, int], ...]  # the leaves of each part
-    accepted: tuple[bool, ...]  # by part: my slice is among its inputs
+    accepted: tuple[int, ...]  # by part: my slice is among its inputs; of a column by bits, one for each group's part
     after: SwarmState
+
+    @property
+    def shares(self) -> tuple[int, int]:
+        """In how many parts of the result my slice is, and how many there are."""
+        if not isinstance(self.decision, WideDecision):
+            return sum(self.accepted), len(self.accepted)
+        listed = sum(bool(raw) for column in self.decision.columns for raw in column.items)
+        return sum(mask.bit_count() for mask in self.accepted), listed
+
+
+@dataclass(frozen=True, slots=True)
+class Fork:
+    """Keep, durably, where the learner stands in a round that has no quorum, and go on as a branch."""
+
+    round: int  # that is stalled
+    certificate: BranchCertificate
+    branch: bytes  # its id
+    genesis: SwarmState  # in which it begins
+    started: Started | None  # what the learner said of this round
+    update: Encoded | None  # its update of this round: the branch's too
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """Take the learner back to where it left this line, with the work of these branches; before the next effect."""
+
+    round: int  # in which this line still is, or that it is about to decide
+    branches: tuple[bytes, ...]  # their ids, each from the one before it
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,5 +383,5 @@ class Note:
 
 Effect = (
     Train | Persist | Broadcast | Send | Exchange | Scatter | Reduce | Answer | Gather | Audit | Accuse | FetchEvidence
-    | Hold | Decide | Serve | Note
+    | Hold | Decide | Fork | Leave | Serve | Note | GroupEffect
 )  # fmt: skip

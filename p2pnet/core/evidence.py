@@ -33,7 +33,7 @@ from p2pnet.wire.round import (
     Commit,
     Proposal,
     Reduced,
-    decode_outcome,
+    decode_value,
     roster_digest,
     slot_of,
 )  # fmt: skip
@@ -144,7 +144,7 @@ def lineage_of(message: Message) -> bytes | None:
     """The lineage that a signed message says it builds on; None: it does not say."""
     if isinstance(message, Proposal):
         try:
-            return decode_outcome(message.outcome).lineage
+            return decode_value(message.outcome).lineage
         except WireError:
             return None  # no outcome at all: nobody honest proposes that on any lineage
     return getattr(message, "lineage", None)

@@ -5,14 +5,18 @@ Contract: protocols/round-1.md, R30 to R36.
 
 from __future__ import annotations
 
-from p2pnet.core.events import Answer, Effect, Exchange, Gather, Reduce, ReduceDone, Root, Scatter
-from p2pnet.core.parts import Part
+from collections.abc import Sequence
+
+from p2pnet.core.events import Answer, Effect, Exchange, Gather, Reduce, ReduceDone, Scatter
+from p2pnet.core.group_events import Root
+from p2pnet.core.parts import Part, Piece
 from p2pnet.identity import PeerId
 from p2pnet.wire.round import Commit, Reduced, Roster
 from p2pnet.wire.signing import Signed
 
 LATE_REDUCE = 1.0  # in units of the exchange's time-out: reducers stop waiting, contributors turn to the backups
 LATE_BACKUP = 1.6  # backups stop waiting
+VOID_AT = 2.0  # a proposer without a result proposes VOID, before the view is given up
 LATE_PROPOSAL = 2.5  # the view is given up
 
 
@@ -66,6 +70,26 @@ class RosterExchange:
     def is_late(self) -> bool:
         """Whether the reducers have stopped waiting."""
         return self._stage > 0
+
+    @property
+    def void_s(self) -> float:
+        """When VOID may be proposed, and prepared."""
+        return self.start_s + VOID_AT * self.timeout_s
+
+    @property
+    def give_up_s(self) -> float:
+        """When the view is given up."""
+        return self.start_s + LATE_PROPOSAL * self.timeout_s
+
+    @property
+    def streams_s(self) -> float:
+        """Until when results are left to come on the streams that took slices."""
+        return self.start_s + LATE_BACKUP * self.timeout_s
+
+    @property
+    def late_s(self) -> float:
+        """From when on it is worth asking what others have."""
+        return self.start_s + LATE_REDUCE * self.timeout_s
 
     def reduces(self, part: int) -> bool:
         """Tell whether this peer is the reducer of a part, not its backup."""
@@ -177,9 +201,9 @@ class RosterExchange:
             return self._scatter(spec, spec.backup)
         return []
 
-    def expected(self, reduced: tuple[Signed[Reduced], ...]) -> set[Root]:
+    def expected(self, pieces: Sequence[Piece]) -> set[Root]:
         """Which of these parts will come on streams that took a slice of mine."""
-        return {each.message.root for each in reduced if (each.message.part, each.peer) in self._outstanding}
+        return {piece.root for piece in pieces if (piece.part.index, piece.author) in self._outstanding}
 
     def result(self) -> tuple[Signed[Reduced], ...] | None:
         """One reduced digest for each part, the reducer's before its backup's; None while one is missing."""

@@ -8,11 +8,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from p2pnet.core.candidates import Candidate
-from p2pnet.core.events import Effect, Note, Root
-from p2pnet.core.exchange import LATE_BACKUP
-from p2pnet.core.leading import VOID_AT, propose_due_s
+from p2pnet.core.events import Effect, Note
+from p2pnet.core.group_events import Root
+from p2pnet.core.leading import propose_due_s
+from p2pnet.core.outcomes import calls_void
+from p2pnet.core.wide import WideExchange
 from p2pnet.errors import WireError
-from p2pnet.wire.round import Phase, decode_outcome
+from p2pnet.wire.round import Phase, decode_value
 
 if TYPE_CHECKING:
     from p2pnet.core.round import Round
@@ -38,6 +40,8 @@ def judge(round_: Round, now_s: float) -> list[Effect]:
     if candidate.outcome.void:
         return [*effects, *_checked(round_, candidate, now_s)] if _void_is_right(round_, now_s) else effects
     if round_.candidates.missing(candidate) or candidate.value in round_.candidates.refused:
+        return effects
+    if not certificate and _leaves_out(round_, candidate):
         return effects
     if candidate.audited or certificate:
         return [*effects, *_checked(round_, candidate, now_s)]
@@ -83,10 +87,10 @@ def expected(round_: Round, candidate: Candidate, now_s: float) -> tuple[set[Roo
     exchange = round_.exchanges.get(candidate.outcome.view)
     if exchange is None or exchange.digest != candidate.outcome.roster:
         return set(), now_s
-    until_s = exchange.start_s + LATE_BACKUP * exchange.timeout_s
+    until_s = exchange.streams_s
     if now_s >= until_s:
         return set(), now_s
-    roots = exchange.expected(candidate.reduced)
+    roots = exchange.expected(candidate.pieces)
     return roots.difference(round_.candidates.held), until_s
 
 
@@ -94,7 +98,7 @@ def void_from_s(round_: Round) -> float:
     """When a voter accepts that this view gives no result."""
     exchange = round_.exchanges.get(round_.deciding.view)
     if exchange is not None:
-        return exchange.start_s + VOID_AT * exchange.timeout_s
+        return exchange.void_s
     return round_.view_s + round_.grace_s * round_.deciding.growth() / 2
 
 
@@ -107,6 +111,20 @@ def _void_is_right(round_: Round, now_s: float) -> bool:
     if proposed and deciding.has_quorum(proposed.signed.message.valid_view - 1, Phase.PREPARE, proposed.value):
         return True
     return _may_void(round_) and now_s >= void_from_s(round_)
+
+
+def _leaves_out(round_: Round, candidate: Candidate) -> bool:
+    """Tell whether an outcome calls parts void whose digests are here, and too many; but 2/3 may have prepared it."""
+    exchange = round_.exchanges.get(candidate.outcome.view)
+    columns = round_.candidates.columns_of(candidate)
+    if not columns or not isinstance(exchange, WideExchange) or exchange.digest != candidate.outcome.roster:
+        return False
+    if round_.deciding.view >= VOID_ANYWAY:
+        return False
+    proposed = round_.proposals.get(round_.deciding.view)
+    if proposed and round_.deciding.has_quorum(proposed.signed.message.valid_view - 1, Phase.PREPARE, candidate.value):
+        return False
+    return calls_void(columns, [exchange.columns.get(column.index) for column in columns])
 
 
 def _may_void(round_: Round) -> bool:
@@ -148,7 +166,7 @@ def _certified(round_: Round) -> list[Effect]:
         if proposed.value == certificate.value and proposed.outcome and (listed or proposed.outcome.void):
             try:
                 raw = proposed.signed.message.outcome
-                round_.candidates.adopt(raw, decode_outcome(raw), listed.commits if listed else ())
+                round_.candidates.adopt(raw, decode_value(raw), listed.commits if listed else ())
             except WireError as error:  # certified and yet wrong: more than 1/3 of the voters lie, or we have a bug
                 return [Note(round_.state.round, "impossible-decision", str(error))]
             break

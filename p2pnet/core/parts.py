@@ -30,6 +30,15 @@ class Part:
     backup: PeerId
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What an outcome says of one part: the root of its bytes, and who reduced it."""
+
+    root: bytes  # 32 bytes; of a column of many groups its digest
+    part: Part
+    author: PeerId | None  # None: a column has many
+
+
 def assign_parts(
     volume: Volume,
     commits: Sequence[Signed[Commit]],
@@ -51,7 +60,7 @@ def assign_parts(
     awake = [commit for commit in dialled if commit.peer not in resting]
     reducers = next((some for some in (awake, dialled) if len(some) >= min(reducers_min, len(order))), order)
     known = line_rates(commits)
-    rates = tuple(_halved(known[commit.peer], halvings.get(commit.peer, 0)) for commit in reducers)
+    rates = tuple(halve_rate(known[commit.peer], halvings.get(commit.peer, 0)) for commit in reducers)
     shares = share_leaves(volume, len(commits), rates, -(-SHARE_MAX * volume.leaves // len(reducers)))
     having = [(commit.peer, share) for commit, share in zip(reducers, shares, strict=True) if share]
     backups = [peer for peer, _ in having] if len(having) > 1 else [commit.peer for commit in reducers]
@@ -80,5 +89,6 @@ def _limited(rates: Sequence[int]) -> list[int]:
     return [min(max(rate or median, median // RATE_RANGE, 1), median * RATE_RANGE) for rate in rates]
 
 
-def _halved(rate: Rate, times: int) -> Rate:
+def halve_rate(rate: Rate, times: int) -> Rate:
+    """What a peer's rates count for after so many missed deadlines."""
     return Rate(max(1, rate.up_kbps >> times), max(1, rate.down_kbps >> times))

@@ -49,10 +49,14 @@ class Rosters:
         commits = self._commits.open_roster(message.commits)
         omits = self._commits.omitted_too_many(message, commits, checksum, now_s)
         listed = Listed(message.view, commits, omits)
-        known = self._found.get(message.digest())
-        if known is None or known.omits:
-            self._found[message.digest()] = listed
+        self.put(message.digest(), listed)
         return listed
+
+    def put(self, digest: bytes, listed: Listed) -> None:
+        """Keep a roster of many groups."""
+        known = self._found.get(digest)
+        if known is None or known.omits:
+            self._found[digest] = listed
 
     def find(self, digest: bytes) -> Listed | None:
         """The roster with this digest, of whatever view."""

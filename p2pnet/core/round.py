@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
+from p2pnet.core.assembling import assembly_of, tend, tend_s
 from p2pnet.core.candidates import Candidates, Proposed
 from p2pnet.core.certificates import certifies, unbundle
 from p2pnet.core.commits import Commits
 from p2pnet.core.deciding import VIEWS_AHEAD, Deciding
-from p2pnet.core.events import (
-    Audited,
-    Broadcast,
-    Decide,
-    Effect,
-    Encoded,
-    Gather,
-    Gathered,
-    GatherFailed,
-    Note,
-    ReduceDone,
-    ScatterFailed,
-    Skipped,
-    SliceArrived,
-    Started,
-)  # fmt: skip
+from p2pnet.core.events import Broadcast, Decide, Effect, Encoded, Note, Skipped, Started
 from p2pnet.core.exchange import RosterExchange
+from p2pnet.core.group_events import Tell
 from p2pnet.core.judging import deadlines_s, give_up_s, judge
 from p2pnet.core.leading import lead, void_due_s
+from p2pnet.core.outcomes import open_value
+from p2pnet.core.reports import hold_given, noted
 from p2pnet.core.restoring import restore
 from p2pnet.core.rosters import VIEWS_KEPT, Rosters
+from p2pnet.core.settling import adopt_wide, decide_wide
 from p2pnet.core.slots import Context, Restored, Slots
 from p2pnet.core.state import SwarmState
 from p2pnet.core.voting import act
+from p2pnet.core.wide import WideExchange
 from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
 from p2pnet.wire.round import (
     Commit,
     Decision,
+    GroupRoster,
     Phase,
     Proposal,
     Quorum,
@@ -42,7 +34,8 @@ from p2pnet.wire.round import (
     Roster,
     Skip,
     Vote,
-    decode_outcome,
+    WideDecision,
+    decode_value,
     outcome_digest,
 )  # fmt: skip
 from p2pnet.wire.signing import Signed
@@ -56,10 +49,11 @@ class Round:
         self.state = state
         self.grace_s = state.policy.grace_ms / 1000
         self.commits = Commits(state, context.verify, now_s)
-        self.exchanges: dict[int, RosterExchange] = {}
+        self.assembly = assembly_of(state, context.me) if context.groups else None
+        self.exchanges: dict[int, RosterExchange | WideExchange] = {}
         self.rosters = Rosters(self.commits)
         self.proposals: dict[int, Proposed] = {}
-        self.candidates = Candidates(context, state, now_s)
+        self.candidates = Candidates(context, state, now_s, self.assembly.whole if self.assembly else None)
         self.deciding = Deciding(state.electorate, context.me, self.grace_s)
         self.slots = Slots(context, state.round, restored.slots if restored else {})
         self.decided: Decide | None = None
@@ -70,10 +64,12 @@ class Round:
         self.awaited: frozenset[PeerId] = frozenset()
         self.newcomers: frozenset[PeerId] = frozenset()
         self.down: frozenset[PeerId] = frozenset()
+        self.suspects: frozenset[PeerId] = frozenset()  # who failed in the round before and is silent since
         self.skips: set[PeerId] = set()  # of those awaited: who has no update this round
         self.from_decision = False  # decided by a whole decision that somebody sent, not by votes
-        self._contributes = False
+        self.contributes = False
         self.view_s = now_s  # when this view was entered
+        self._stirred = True
         self.certificate: Quorum | None = None
         self.certified_s: float | None = None  # when votes made it
         if restored:
@@ -87,7 +83,7 @@ class Round:
     def encoded(self, event: Encoded, now_s: float) -> list[Effect]:
         """My payload is ready: commit to it, and only then show it."""
         member = self.state.members.get(self.context.me)
-        preimage = self.context.chain.reveal(member.tip if member else None)
+        preimage = self.context.chain.reveal(member.tip or None if member else None)
         if preimage is None:
             return [Note(self.state.round, "no-preimage", "my hash chain is used up or not the one the swarm knows")]
         message = Commit(
@@ -95,13 +91,19 @@ class Round:
             self.checksum or 0, int(event.assigned), event.reach, event.up_kbps, event.down_kbps,
         )  # fmt: skip
         signed, effects = self.slots.sign(message)
-        self._contributes = signed.message.payload_root == event.payload_root
+        self.contributes = signed.message.payload_root == event.payload_root
         self.commits.add(signed, now_s)
         self.progress_s = now_s
-        return [*effects, Broadcast(signed.raw, True), *self.advance(now_s)]
+        return [*effects, self.share(signed.raw), *self.advance(now_s)]
+
+    def share(self, raw: bytes) -> Effect:
+        """Show my commit, or that I have none: to all, or in a large swarm to the stewards of my group."""
+        return Broadcast(raw, True) if self.assembly is None else Tell(self.assembly.commits_to(), raw)
 
     def commit(self, signed: Signed[Commit], now_s: float) -> list[Effect]:
         """Somebody's commit."""
+        if self.assembly is not None and not self.assembly.takes(signed.peer):
+            return []
         if signed.peer in self.commits.held or self.commits.add(signed, now_s) is not None:
             return []
         self.progress_s = now_s
@@ -117,7 +119,7 @@ class Round:
         if self.decided is not None:
             return [note]
         signed, effects = self.slots.sign(Skip(self.state.swarm, self.state.round, self.state.lineage))
-        return [*effects, note, Broadcast(signed.raw, True), *self.skip(signed, now_s)]
+        return [*effects, note, self.share(signed.raw), *self.skip(signed, now_s)]
 
     def skip(self, signed: Signed[Skip], now_s: float) -> list[Effect]:
         """Somebody has no update: it is not waited for any more."""
@@ -141,7 +143,7 @@ class Round:
         if listed.omits:
             detail = "round-1/R15: it omits commits it must have"
             effects.append(Note(self.state.round, "refused-roster", detail, (signed.peer,)))
-        elif view == self.deciding.view and not self._repeats(view):
+        elif view == self.deciding.view and not self.repeats(view):
             effects += self._exchange(signed, listed.commits, now_s)
         return [*effects, *self.advance(now_s)]
 
@@ -152,10 +154,10 @@ class Round:
             if signed.message.view >= self.deciding.view:
                 self.rosters.keep(signed)
             return []
-        if exchange.judge(signed) is not None:
+        if isinstance(exchange, WideExchange) or exchange.judge(signed) is not None:
             return []
         effects = exchange.add(signed, signed.message.root in self.candidates.held)
-        return [*self._noted(effects), *self.advance(now_s)]
+        return [*noted(self, effects), *self.advance(now_s)]
 
     def proposal(self, signed: Signed[Proposal], now_s: float) -> list[Effect]:
         """What the proposer of a view wants decided; the first one counts."""
@@ -168,7 +170,7 @@ class Round:
         effects: list[Effect] = []
         value = outcome_digest(signed.message.outcome)
         try:
-            outcome = decode_outcome(signed.message.outcome)
+            outcome = open_value(signed.message.outcome)
         except WireError as error:
             outcome = None
             effects += self.refuse(value, str(error), signed.peer, now_s)
@@ -196,69 +198,26 @@ class Round:
         actions = self.deciding.bundle(message.view, phase, message.value, endorsements, now_s)
         return [*act(self, actions, now_s, bundled=True), *self.advance(now_s)]
 
-    def decision(self, message: Decision, now_s: float) -> list[Effect]:
+    def decision(self, message: Decision | WideDecision, now_s: float) -> list[Effect]:
         """A whole decided round: check the certificate against the electorate, then fetch what is missing."""
         if self.decided is not None or not certifies(message, self.state, self.context.verify):
             return []
         if message.certificate.value not in self.candidates.found:
             try:
-                commits = self.commits.open_roster(message.commits) if message.commits else ()
-                self.candidates.adopt(message.outcome, decode_outcome(message.outcome), commits)
+                if isinstance(message, WideDecision):
+                    adopt_wide(self, message)
+                else:
+                    commits = self.commits.open_roster(message.commits) if message.commits else ()
+                    self.candidates.adopt(message.outcome, decode_value(message.outcome), commits)
             except WireError as error:  # certified and yet wrong: more than 1/3 of the voters lie, or we have a bug
                 return [Note(self.state.round, "impossible-decision", str(error))]
         self.certificate = message.certificate
         self.from_decision = True
         return self.advance(now_s)
 
-    def slice_arrived(self, event: SliceArrived, now_s: float) -> list[Effect]:
-        """A slice for a part that I reduce."""
-        exchange = self.exchanges.get(event.view)
-        if exchange is None:
-            return []
-        if exchange.reduces(event.part) and event.peer != self.context.me:
-            self.context.pace.arrived(now_s - exchange.start_s)
-        return exchange.arrived(event.part, event.peer, self.down)
-
-    def reduce_done(self, event: ReduceDone, now_s: float) -> list[Effect]:
-        """My reduction is done: sign it, answer those who wait, tell everybody."""
-        exchange = self.exchanges.get(event.view)
-        if exchange is None:
-            return []
-        self.candidates.hold(event.root)
-        signed, effects = self.slots.sign(exchange.message(self.state.swarm, event))
-        if signed.message.root != event.root or signed.message.roster != exchange.digest:
-            return []  # signed another one before a restart: that one stands
-        effects += exchange.answer(event, signed)
-        return [*effects, Broadcast(signed.raw, True), *self.advance(now_s)]
-
-    def scatter_failed(self, event: ScatterFailed, now_s: float) -> list[Effect]:
-        """A reducer cannot be reached."""
-        exchange = self.exchanges.get(event.view)
-        return [*self._noted(exchange.scatter_failed(event.part, event.to)), *self.advance(now_s)] if exchange else []
-
-    def gathered(self, event: Gathered, now_s: float) -> list[Effect]:
-        """The bytes of a part are here."""
-        self.candidates.hold(event.root)
-        self.progress_s = now_s
-        exchange = self.exchanges.get(self.deciding.view)
-        if exchange is not None and not exchange.is_late:
-            self.context.pace.arrived(now_s - exchange.start_s)
-        return self.advance(now_s)
-
-    def gather_failed(self, event: GatherFailed, now_s: float) -> list[Effect]:
-        """Nobody gave the bytes of a part: they are asked for again a little later."""
-        self.candidates.gather_failed(event.root, now_s + self.grace_s / 2)
-        return []
-
-    def audited(self, event: Audited, now_s: float) -> list[Effect]:
-        """One leaf was recomputed."""
-        lies, effects = self.candidates.audited(event.root, event.honest)
-        for candidate in lies:
-            effects += [self.candidates.keep(candidate), *act(self, self.deciding.doubt(candidate.value, now_s), now_s)]
-        return [*effects, *self.advance(now_s)]
-
     def advance(self, now_s: float) -> list[Effect]:
         """Do whatever the round now allows; called after every event."""
+        self._stirred = True
         effects: list[Effect] = []
         if self.decided is not None:
             return effects
@@ -268,6 +227,8 @@ class Round:
         if exchange is not None:
             effects += self._tick(exchange, now_s)
         effects += judge(self, now_s)
+        if self.assembly is not None and not self.from_decision:
+            effects += tend(self, now_s)
         if self.certificate is None:
             effects += lead(self, now_s)
             effects += act(self, self.deciding.tick(now_s), now_s)
@@ -282,6 +243,7 @@ class Round:
             return None
         times: list[float | None] = deadlines_s(self, now_s)
         if self.certificate is None:
+            times += tend_s(self)
             exchange = self.exchanges.get(self.deciding.view)
             times.append(self.deciding.deadline_s)
             if self.commit_over_s is None:
@@ -302,10 +264,20 @@ class Round:
             return "exchange"
         return "roster" if self.commit_over_s is not None else "train"
 
+    def group_roster(self, digest: bytes) -> Signed[GroupRoster] | None:
+        """The roster of a group that is here, by its digest."""
+        return self.assembly.found.get(digest) if self.assembly is not None else None
+
     @property
     def undecided_certificate(self) -> Quorum | None:
         """A certificate whose outcome is not here: the round is decided and this peer has to ask for it."""
         return self.certificate if self.decided is None else None
+
+    @property
+    def is_fetching(self) -> bool:
+        """Whether a large round is decided, and only columns are on their way: a whole decision would hold none."""
+        certificate = self.undecided_certificate
+        return self.assembly is not None and certificate is not None and certificate.value in self.candidates.found
 
     def check(self, value: bytes, is_valid: bool, now_s: float) -> list[Effect]:
         """Let the vote count know whether an outcome is held and right."""
@@ -331,8 +303,8 @@ class Round:
         self.progress_s = now_s
         mine = self.commits.held.get(self.context.me)
         listed = mine is not None and mine[0].raw in signed.message.commits
-        effects = exchange.begin(listed and self._contributes)
-        if mine is not None and not (listed and self._contributes):
+        effects = exchange.begin(listed and self.contributes)
+        if mine is not None and not (listed and self.contributes):
             why = "my payload is not the one I committed to before a restart" if listed else "my commit is not in it"
             effects.append(Note(self.state.round, "left-out", why, (self.context.me,)))
         return [*effects, *self._replay(now_s)]
@@ -345,24 +317,40 @@ class Round:
             effects += self.reduced(signed, now_s)
         return effects
 
-    def _repeats(self, view: int) -> bool:
+    def repeats(self, view: int) -> bool:
         """Tell whether the proposal of this view rests on an earlier exchange, or on none."""
         proposed = self.proposals.get(view)
         return proposed is not None and proposed.outcome is not None and proposed.outcome.view != view
 
-    def _noted(self, effects: list[Effect]) -> list[Effect]:
-        return [self.candidates.asked(effect) if isinstance(effect, Gather) else effect for effect in effects]
+    def stir(self) -> None:
+        """Something was changed on which a deadline depends."""
+        self._stirred = True
+
+    def is_still(self) -> bool:
+        """Tell whether since this was asked last nothing was looked at, nor any deadline of many groups changed."""
+        still, self._stirred = not self._stirred and self.assembly is not None, False
+        for exchange in self.exchanges.values():
+            if not isinstance(exchange, WideExchange) or not exchange.stages.is_still():
+                still = False
+        return still
 
     def _commit_due_s(self) -> float:
-        awaited, newcomers = self.awaited - self.skips, self.newcomers - self.skips
+        proposer = self.state.proposer(self.deciding.view)
+        is_mine = proposer == self.context.me or proposer in self.suspects  # else its roster may wait for them: so do I
+        excused = self.skips | self.suspects if is_mine else self.skips
+        awaited, newcomers = self.awaited - excused, self.newcomers - excused
         if self.skips and not awaited and not newcomers and not self.commits.held:
             return self.commits.start_s  # nobody has anything this round
-        return self.commits.deadline_s(awaited, newcomers)
+        due_s = self.commits.deadline_s(awaited, newcomers)
+        if self.assembly is not None and not self.assembly.is_steward:
+            return max(due_s, self.commits.everybody_s(awaited))  # it sees no commit but its own
+        return due_s
 
-    def _tick(self, exchange: RosterExchange, now_s: float) -> list[Effect]:
+    def _tick(self, exchange: RosterExchange | WideExchange, now_s: float) -> list[Effect]:
         """Act on what is late in an exchange."""
         was_late = exchange.is_late
         effects = exchange.tick(now_s, self.down)
+        hold_given(self, effects, now_s)
         if exchange.is_late and not was_late:
             self.context.pace.missed(*exchange.lacking(self.down))
         return effects
@@ -374,6 +362,8 @@ class Round:
         self.exchanges = {view: kept for view, kept in self.exchanges.items() if view >= before}
         self.proposals = {view: kept for view, kept in self.proposals.items() if view >= before}
         self.rosters.forget(before)
+        if self.assembly is not None:
+            self.assembly.enter(before)
         return self._replay(now_s)
 
     def _decide(self) -> list[Effect]:
@@ -383,9 +373,12 @@ class Round:
         candidate = self.candidates.found.get(self.certificate.value)
         if candidate is None or self.candidates.missing(candidate):
             return []
-        raws = tuple(commit.raw for commit in candidate.commits)
         mine = self.commits.held.get(self.context.me)
-        contributed = self._contributes and mine is not None and mine[0].raw in raws
+        if candidate.plan is not None:
+            self.decided = decide_wide(self, candidate, self.certificate)
+            return [self.decided]
+        raws = tuple(commit.raw for commit in candidate.commits)
+        contributed = self.contributes and mine is not None and mine[0].raw in raws
         self.decided = Decide(
             self.state.round,
             Decision(self.certificate, candidate.raw, raws),

@@ -6,57 +6,50 @@ Contract: protocols/round-1.md.
 
 from __future__ import annotations
 
-from p2pnet.core.answers import answer_ask, own_messages
+from collections.abc import Iterable
+
+from p2pnet.core.answers import PEERS_MAX, Spaced, answer_ask, resend
+from p2pnet.core.early import Early
 from p2pnet.core.events import (
+    FREIGHT,
     Accuse,
     Applied,
-    Audited,
-    Broadcast,
     Decide,
     Effect,
-    Encoded,
     Event,
-    Gathered,
-    GatherFailed,
     Heard,
     Note,
     PeerDown,
     PeerUp,
     Proven,
-    ReduceDone,
     Report,
     RoundTrip,
-    ScatterFailed,
     Send,
     Serve,
-    Skipped,
-    SliceArrived,
-    Started,
     Tick,
     Train,
     Unproven,
 )  # fmt: skip
 from p2pnet.core.evidence import Offence, accuse_of_two
-from p2pnet.core.exchange import LATE_REDUCE
+from p2pnet.core.hearing import hear
 from p2pnet.core.newcomers import Newcomers
+from p2pnet.core.reports import report, told_by
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Context, Restored
+from p2pnet.core.stall import Stall
 from p2pnet.core.state import SwarmState
+from p2pnet.core.suspects import Suspects
 from p2pnet.core.witness import Witness
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import Message, encode
-from p2pnet.wire.round import Ask, Commit, Decision, Proposal, Quorum, Reduced, Roster, Skip, Vote
+from p2pnet.wire.evidence import DoubleSigned
+from p2pnet.wire.round import Ask, Commit, Decision, GroupRoster, Quorum, Reduced, Vote, WideDecision, WideRoster
 from p2pnet.wire.signing import Signed
 
-AHEAD_MAX = 512  # messages of the next round kept until this one is applied
-AHEAD_PER_PEER = 16  # of one author
-DECISIONS_AHEAD = 16  # later rounds whose decision is kept, of at most DECISIONS_PER_ROUND senders
-DECISIONS_PER_ROUND = 3
 ASK_EVERY_S = 0.5  # to one peer, and answers to one peer
 ASKED_AT_ONCE = 4  # peers that a stalled one asks each time it wakes
 RESEND_MAX_S = 5.0
 TICK_MIN_S = 0.01  # ticks come no faster than this, whatever a deadline says
-PEERS_MAX = 4096  # rows of what is remembered about peers
 
 
 class Rounds:
@@ -68,20 +61,20 @@ class Rounds:
         self.round = Round(context, state, now_s, restored)
         self.witness = Witness()
         self.up: dict[PeerId, float] = {}  # since when
-        self.stalled_s: float | None = None
-        self.missing: tuple[PeerId, ...] = ()
+        self.stall = Stall(context.me)
         self._down: set[PeerId] = set()
         self._here: set[PeerId] = set()  # peers that are up and have said something: their learner stands at a round
         self._newcomers = Newcomers()
-        self._heard_s: dict[PeerId, float] = {}  # voters
+        self._suspects = Suspects(context.me)
         self._expected = state.expected()
         self._later: set[PeerId] = set()  # voters heard in a later round
         self._caught_up = True  # the last round was decided by votes, not by a decision that others had made before
-        self._decisions: dict[int, dict[PeerId, Heard]] = {}
-        self._asked_s: dict[PeerId, float] = {}
-        self._answered_s: dict[PeerId, float] = {}
-        self._ahead: dict[PeerId, list[tuple[Heard, float]]] = {}  # by author, with the time of each
+        self._early = Early()
+        self._asked, self._answered = Spaced(ASK_EVERY_S), Spaced(ASK_EVERY_S / 2)
         self._now_s = now_s
+        self._due_s: float | None = None  # when the round is to be looked at, as far as that is known
+        self._due_known = False
+        self.looks = 0  # how often the round was looked at: as long as this stays, its deadline does
         self._trains = False
         self._train_s: float | None = now_s
         self._resend_s = now_s + self.round.grace_s
@@ -93,18 +86,48 @@ class Rounds:
         """When a `Tick` is wanted, at the latest."""
         if self.round.decided is not None:
             return None
-        train_s = None if self._trains or self.round.certificate else self._train_s
-        times = [self.round.deadline_s(self._now_s), self._resend_s, train_s]
-        return max(min(time for time in times if time is not None), self._now_s + TICK_MIN_S)
+        if not self._due_known:
+            self._due_s, self._due_known = self.round.deadline_s(self._now_s), True
+        due_s = self._resend_s if self._due_s is None else min(self._due_s, self._resend_s)
+        if self._train_s is not None and not self._trains and not self.round.certificate:
+            due_s = min(due_s, self._train_s)
+        return max(due_s, self._now_s + TICK_MIN_S)
+
+    def _look(self) -> None:
+        """The round was looked at: when it wants to be next may have changed."""
+        self._due_known = False
+        self.looks += 1
+
+    def _round_waits(self, now_s: float) -> bool:
+        """Tell whether a large round wants nothing yet, so that a tick is about something else."""
+        waits = self._due_known and (self._due_s is None or now_s < self._due_s)
+        return waits and self.round.assembly is not None and self.round.decided is None
+
+    @property
+    def gone(self) -> tuple[PeerId, ...]:
+        """The voters that are silent, when the others are no quorum; else none."""
+        gone, deciding = self.stall.gone, self.round.deciding
+        return gone if len(deciding.electorate) - len(gone) < deciding.needed else ()
 
     def handle(self, event: Event, now_s: float) -> list[Effect]:
         """Take one event and say what is to be done."""
         self._now_s = now_s
-        effects = self._handle(event, now_s)
+        if isinstance(event, FREIGHT) and event.round == self.state.round:
+            effects = self._report(event, now_s)
+            if not effects and self.round.is_still():
+                return []
+            self._look()
+        elif isinstance(event, Tick) and self._round_waits(now_s):
+            effects = []
+        else:
+            effects = self._handle(event, now_s)
+            self._look()
         effects += self._train(now_s)
         effects += self._watch(now_s)
+        self.round.is_still()  # from here on
         if any(isinstance(effect, Decide) for effect in effects):
-            effects += self._unstall(now_s)
+            effects += self.stall.end(self.state.round, now_s)
+            self._suspect(now_s)
         return effects
 
     def behind(self) -> bool:
@@ -121,8 +144,9 @@ class Rounds:
             case PeerUp(peer):
                 self.up[peer] = now_s
                 self._down.discard(peer)
+                self._suspects.hear({peer}, self.state, now_s)
                 self._look_around()
-                return [*self._ask(peer, now_s), *self.round.advance(now_s)]
+                return [*self.ask(peer, now_s), *self.round.advance(now_s)]
             case PeerDown(peer):
                 self.up.pop(peer, None)
                 self._here.discard(peer)
@@ -153,113 +177,84 @@ class Rounds:
 
     def _bear_witness(self, heard: Heard, now_s: float) -> list[Effect]:
         """See whether somebody has now signed two things for one slot."""
-        effects: list[Effect] = []
-        for found in self.witness.observe(heard.message, self.round):
-            offence, raw = accuse_of_two(found)
-            effects += self._accuse(offence, raw, now_s)
-        return effects
+        return self._charge(self.witness.observe(heard.message, self.round), now_s)
+
+    def _charge(self, doubles: Iterable[DoubleSigned | None], now_s: float) -> list[Effect]:
+        found = [accuse_of_two(double) for double in doubles if double is not None]
+        return [effect for offence, raw in found for effect in self._accuse(offence, raw, now_s)]
 
     def _report(self, event: Report, now_s: float) -> list[Effect]:
-        """What the shell reports about the current round."""
-        match event:
-            case Started():
-                return self.round.started(event, now_s)
-            case Encoded():
-                return self.round.encoded(event, now_s) if self.round.decided is None else []
-            case Skipped():
-                return self.round.skipped(event, now_s)
-            case SliceArrived():
-                return self.round.slice_arrived(event, now_s)
-            case ReduceDone():
-                return self.round.reduce_done(event, now_s)
-            case ScatterFailed():
-                return self.round.scatter_failed(event, now_s)
-            case Gathered():
-                return self.round.gathered(event, now_s)
-            case GatherFailed():
-                return self.round.gather_failed(event, now_s)
-            case Audited():
-                return self.round.audited(event, now_s)
+        """Take what the shell reports about the current round, and see whether it shows that somebody signed twice."""
+        told = told_by(event, self.round)
+        effects = report(self.round, event, now_s)
+        if not told:
+            return effects
+        return [*effects, *self._charge([self.witness.see(signed, self.round) for signed in told], now_s)]
 
     def _hear(self, heard: Heard, now_s: float) -> list[Effect]:
         message = heard.message.message if isinstance(heard.message, Signed) else heard.message
-        first = message.certificate if isinstance(message, Decision) else message
+        first = message.certificate if isinstance(message, Decision | WideDecision) else message
         if first.swarm != self.state.swarm:
             return []  # R1
         self._remember(heard, message, now_s)
+        if self.round.assembly is not None and heard.sender in self._down:
+            self._down.discard(heard.sender)  # it is back, and no neighbour: nobody says PeerUp
+            self._look_around()
         self._see_here(heard.sender)
         if isinstance(message, Ask):
             return self._answer(heard.sender, message, now_s)
         if first.round > self.state.round:
-            self._keep(heard, message, first.round)
-            return self._ask(heard.sender, now_s) if self.round.decided is None else []
+            self._early.keep(heard, message, first.round, self.state, now_s)
+            wants = self.round.decided is None and not self.round.is_fetching
+            return self.ask(heard.sender, now_s) if wants else []
         if first.round < self.state.round:
             return []
         if self.round.decided is not None:
             return self._bear_witness(heard, now_s)
-        if not self._caught_up and isinstance(message, Commit):
+        if not self._caught_up and isinstance(message, Commit | GroupRoster | WideRoster):
             self._caught_up = True  # others are in this very round: train, and do not wait for a decision of it
             self._train_s = self._train_s if self.behind() else now_s
         return [*self._dispatch(heard, now_s), *self._bear_witness(heard, now_s)]
 
     def _remember(self, heard: Heard, message: Message, now_s: float) -> None:
-        """Note that a voter is alive: who hands something over, and who says what nobody repeats for it."""
-        voters = self.round.deciding.electorate
-        if heard.sender in voters:
-            self._heard_s[heard.sender] = now_s
+        """Note who is alive: who hands something over, and who says what nobody repeats for it."""
+        author = heard.sender
         if isinstance(message, Vote | Reduced) and isinstance(heard.message, Signed):
             author = heard.message.peer
-            if author in voters:
-                self._heard_s[author] = now_s
-                if message.round > self.state.round:
-                    self._later.add(author)
+            if self.see(author, now_s) and message.round > self.state.round:
+                self._later.add(author)
+        self.see(heard.sender, now_s)
+        if self._suspects.hear({heard.sender, author}, self.state, now_s):
+            self._look_around()
 
-    def _keep(self, heard: Heard, message: Message, number: int) -> None:
-        """Keep what is of a later round, in bounds: decisions of the next rounds, other messages of the very next."""
-        if isinstance(message, Decision):
-            if number <= self.state.round + DECISIONS_AHEAD:
-                kept = self._decisions.setdefault(number, {})
-                if len(kept) < DECISIONS_PER_ROUND:
-                    kept.setdefault(heard.sender, heard)
-        elif number == self.state.round + 1:
-            author = heard.message.peer if isinstance(heard.message, Signed) else heard.sender
-            if not self.state.knows(author) and sum(map(len, self._ahead.values())) >= AHEAD_MAX:
-                return
-            messages = self._ahead.setdefault(author, [])
-            if len(messages) < AHEAD_PER_PEER:
-                messages.append((heard, self._now_s))
+    def see(self, peer: PeerId, now_s: float) -> bool:
+        """Note that a voter is alive; tells whether this is one."""
+        return self.stall.see(peer, self.round.deciding.electorate, now_s)
 
     def _dispatch(self, heard: Heard, now_s: float) -> list[Effect]:
         """Hand a message of the current round to it."""
         round_, message = self.round, heard.message
-        if isinstance(message, Decision):
+        if isinstance(message, Decision | WideDecision):
             return round_.decision(message, now_s)
         if isinstance(message, Quorum):
             effects = round_.quorum(message, now_s)
-            wants = round_.undecided_certificate is not None
-            return [*effects, *(self._ask(heard.sender, now_s) if wants else [])]
-        match message:
-            case Signed(message=Commit()):
-                return round_.commit(message, now_s)  # type: ignore[arg-type]
-            case Signed(message=Roster()):
-                return round_.roster(message, now_s)  # type: ignore[arg-type]
-            case Signed(message=Reduced()):
-                return round_.reduced(message, now_s)  # type: ignore[arg-type]
-            case Signed(message=Proposal()):
-                return round_.proposal(message, now_s)  # type: ignore[arg-type]
-            case Signed(message=Vote()):
-                return round_.vote(message, now_s)  # type: ignore[arg-type]
-            case Signed(message=Skip()):
-                return round_.skip(message, now_s)  # type: ignore[arg-type]
-        return []
+            wants = round_.undecided_certificate is not None and not round_.is_fetching
+            return [*effects, *(self.ask(heard.sender, now_s) if wants else [])]
+        return hear(round_, message, now_s) if isinstance(message, Signed) else []
 
     def _look_around(self) -> None:
         """Tell the round whose commits are waited for: the last roster's, and shortly those that have just come."""
         down = frozenset(self._down)
-        self.round.awaited = frozenset(peer for peer in self._expected | {self.context.me} if not self.state.bars(peer))
-        self.round.awaited -= down
+        assembly = self.round.assembly
+        expected = self._expected | {self.context.me} if assembly is None else assembly.awaited
+        self.round.awaited = frozenset(peer for peer in expected if not self.state.bars(peer)) - down
         self.round.newcomers = self._newcomers.awaited(self.up.keys(), self.state)
+        if assembly is not None:
+            self.round.newcomers = frozenset(peer for peer in self.round.newcomers if assembly.takes(peer))
         self.round.down = down
+        self.round.suspects = (
+            self._suspects.peers if assembly is None else frozenset()
+        )  # there a silent voter is no sign
 
     def _see_here(self, peer: PeerId) -> None:
         """A peer that was only connected, perhaps fetching the state, now takes part: it is waited for."""
@@ -268,6 +263,15 @@ class Rounds:
             if peer not in self._expected:
                 self._newcomers.add(peer)
             self._look_around()
+
+    def _suspect(self, now_s: float) -> None:
+        """The round is decided: see who failed in it. Of one that others decided before, nobody here can tell."""
+        decided, deciding = self.round.decided, self.round.deciding
+        if decided is None or self.round.from_decision or self.round.assembly is not None:
+            return  # in a large swarm nobody hears everybody
+        found = self.round.candidates.found[decided.decision.certificate.value]
+        missed = {commit.peer for commit in found.commits if not all(found.accepted(commit.peer))}
+        self._suspects.judge(self.state, decided.after, deciding.view, missed, deciding.present(), now_s)
 
     def _see_down(self, peer: PeerId) -> None:
         if len(self._down) >= PEERS_MAX:  # names are free: forget those that no roster has shown
@@ -282,11 +286,11 @@ class Rounds:
         before, self.state = self.state, decided.after
         self.context.docket.forget(self.state)
         self._caught_up = not self.round.from_decision
-        present = {peer for peer, member in self.state.members.items() if member.last == before.round}
+        present = self.state.present(before.round)
+        self._here -= self._expected - present - self.round.skips  # waited for in vain: it has to say something first
         self._expected = self.state.expected()
         self._newcomers.next_round(present, self._here)
-        voters = set(self.state.electorate)
-        self._heard_s = {peer: heard_s for peer, heard_s in self._heard_s.items() if peer in voters}
+        self.stall.forget(set(self.state.electorate))
         self._later.clear()
         certified_s, update_s = self.round.certified_s, self.round.commits.held.get(self.context.me, (None, now_s))[1]
         self.context.pace.next_round(self.context.pace.longest_s(self.round.grace_s, self.state.volume))
@@ -304,19 +308,17 @@ class Rounds:
 
     def _take_up(self, now_s: float) -> list[Effect]:
         """Hear again what came too early."""
-        ahead, self._ahead = self._ahead, {}
-        self._decisions = {number: kept for number, kept in self._decisions.items() if number >= self.state.round}
         effects: list[Effect] = []
-        decisions = self._decisions.pop(self.state.round, {})
+        decisions, ahead = self._early.take(self.state.round)
         for heard in decisions.values():
             effects += self._hear(heard, now_s)
-        for heard, at_s in (one for kept in ahead.values() for one in kept):
+        for heard, at_s in ahead:
             effects += self._hear(heard, now_s)
             if self.round.certified_s == now_s:  # this made it: the next round began when it came, not when I was ready
                 self.round.certified_s = at_s
         if not self._caught_up and self.round.undecided_certificate is None and self.round.decided is None:
-            for sender in decisions or list(self._asked_s)[-1:]:
-                effects += self._ask(sender, now_s)
+            for sender in decisions or list(self._asked.done_s)[-1:]:
+                effects += self.ask(sender, now_s)
         return effects
 
     def _train(self, now_s: float) -> list[Effect]:
@@ -327,23 +329,18 @@ class Rounds:
         wanted = self.state.round % self.state.policy.snapshot_rounds == 0
         return [Train(self.state.round, self.state.beacon, wanted, self.round.commits.end_s)]
 
-    def _ask(self, peer: PeerId, now_s: float) -> list[Effect]:
-        if peer == self.context.me or now_s - self._asked_s.get(peer, -ASK_EVERY_S) < ASK_EVERY_S:
+    def ask(self, peer: PeerId, now_s: float) -> list[Effect]:
+        """Ask a peer for what I lack, unless it was asked a moment ago."""
+        if peer == self.context.me or not self._asked.may(peer, now_s):
             return []
-        if len(self._asked_s) >= PEERS_MAX:
-            self._asked_s.clear()
-        self._asked_s[peer] = now_s
         return [Send(peer, encode(Ask(self.state.swarm, self.state.round, self.round.deciding.view)), False)]
 
     def _answer(self, peer: PeerId, ask: Ask, now_s: float) -> list[Effect]:
         """Tell a peer that asks what it lacks, and ask back when it is ahead."""
         if ask.round > self.state.round:
-            return self._ask(peer, now_s)
-        if now_s - self._answered_s.get(peer, -ASK_EVERY_S) < ASK_EVERY_S / 2:
+            return self.ask(peer, now_s)
+        if not self._answered.may(peer, now_s):
             return []
-        if len(self._answered_s) >= PEERS_MAX:
-            self._answered_s.clear()
-        self._answered_s[peer] = now_s
         if ask.round < self.state.round or self.round.decided is not None:
             return [Serve(peer, ask.round)]
         came_s = self.up.get(peer)
@@ -358,43 +355,15 @@ class Rounds:
         if training or quiet_s < self.round.grace_s:
             self._resend_after_s = self.round.grace_s
             self._resend_s = now_s + self._resend_after_s
-            return self._unstall(now_s)
+            return self.stall.end(self.state.round, now_s)
         self._resend_after_s = min(2 * self._resend_after_s, max(RESEND_MAX_S, self.round.grace_s))
         self._resend_s = now_s + self._resend_after_s
-        effects: list[Effect] = [Broadcast(raw, True) for raw in own_messages(self.round)]
+        effects = resend(self.round)
         up = sorted(self.up)
         exchange = self.round.exchanges.get(self.round.deciding.view)
-        if exchange is None or now_s >= exchange.start_s + LATE_REDUCE * exchange.timeout_s:
+        if exchange is None or now_s >= exchange.late_s:
             # Before, it is bytes that are waited for: an answer would be roster and proposal, 50 kB of what is here.
             for peer in self.context.rng.sample(up, min(ASKED_AT_ONCE, len(up))):
-                effects += self._ask(peer, now_s)
-        return [*effects, *self._stall(quiet_s, now_s)]
-
-    def _stall(self, quiet_s: float, now_s: float) -> list[Effect]:
-        stall_s = self.state.policy.stall_ms / 1000
-        if quiet_s < stall_s:
-            return []
-        silent = tuple(
-            peer
-            for peer in self.state.electorate
-            if peer != self.context.me and (peer in self._down or now_s - self._heard_s.get(peer, -stall_s) >= stall_s)
-        )
-        voters, deciding = len(self.state.electorate), self.round.deciding
-        what = "are here"
-        if voters - len(silent) >= deciding.needed:  # enough are heard, and do not hear us, or cannot vote
-            voted = deciding.voters()
-            silent = tuple(peer for peer in self.state.electorate if peer != self.context.me and peer not in voted)
-            what = f"have voted in view {deciding.view}"
-        if self.stalled_s is not None and silent == self.missing:
-            return []
-        self.stalled_s = self.stalled_s if self.stalled_s is not None else now_s - quiet_s
-        self.missing = silent
-        detail = f"{voters - len(silent)} of {voters} voters {what}, {deciding.needed} are needed"
-        return [Note(self.state.round, "stalled", detail, silent)]
-
-    def _unstall(self, now_s: float) -> list[Effect]:
-        if self.stalled_s is None:
-            return []
-        detail = f"after {now_s - self.stalled_s:.1f} s"
-        self.stalled_s, self.missing = None, ()
-        return [Note(self.state.round, "resumed", detail)]
+                effects += self.ask(peer, now_s)
+        deciding = self.round.deciding
+        return [*effects, *self.stall.look(self.state, deciding, self._down, quiet_s, now_s)]

@@ -25,6 +25,7 @@ class Volume:
     leaves: int
     payload_leaf_bytes: int
     result_leaf_bytes: int
+    weights_max: int = 0  # what the weights of a roster may sum to, so that its sums are exact (reduce-1); 0: anything
 
     @property
     def total_bytes(self) -> int:

@@ -31,6 +31,7 @@ class Context:
     rng: random.Random
     audits: bool = True
     docket: Docket = field(default_factory=Docket)  # what this peer can prove, over all rounds
+    groups: bool = False  # the shell moves bundles: a swarm may be larger than one roster
 
 
 @dataclass(frozen=True, slots=True)

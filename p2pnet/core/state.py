@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from p2pnet.core.parts import HALVINGS_MAX, Part, assign_parts
+from p2pnet.core.remember import remember
 from p2pnet.core.shares import Volume
 from p2pnet.identity import PeerId
 from p2pnet.wire.manifest import Manifest, Policy
@@ -22,6 +23,7 @@ from p2pnet.wire.round import (
     Exclusion,
     Outcome,
     Reduced,
+    WideOutcome,
     next_lineage,
     outcome_digest,
 )
@@ -39,7 +41,7 @@ EVIDENCE_ROUNDS = 256  # a lie of a round longer ago excludes nobody
 class Member:
     """What the decided rounds say about one peer."""
 
-    tip: bytes  # 32 bytes, the last value of its hash chain that a decided roster showed
+    tip: bytes  # 32 bytes, the last value of its hash chain that a decided roster showed; empty in a branch: none yet
     accepted: int  # decided rosters it was in: its length of service
     joined: int  # the round of its first one
     last: int  # the round of its latest one
@@ -78,10 +80,11 @@ class SwarmState:
 
     def expected(self) -> frozenset[PeerId]:
         """Who should commit this round: who was in the last roster, the founders at first."""
-        if self.round == 0 or not self.members:
-            return frozenset(peer for peer in self.founders if not self.bars(peer))
-        last = max(member.last for member in self.members.values())
-        return frozenset(peer for peer, member in self.members.items() if member.last == last and not self.bars(peer))
+        return _expected(self)
+
+    def present(self, number: int) -> frozenset[PeerId]:
+        """Who was in the roster of a round, as far as it was not in a later one."""
+        return _present(self, number)
 
     def knows(self, peer: PeerId) -> bool:
         """Tell whether a peer is more than a name: a founder, or in a decided roster not long ago."""
@@ -98,7 +101,7 @@ class SwarmState:
     def admits_preimage(self, peer: PeerId, preimage: bytes) -> bool:
         """Tell whether this is the next value of the peer's hash chain; the first one it shows is its tip."""
         member = self.members.get(peer)
-        return member is None or hashlib.sha256(preimage).digest() == member.tip
+        return member is None or not member.tip or hashlib.sha256(preimage).digest() == member.tip
 
     def proposer(self, view: int) -> PeerId:
         """The voter that proposes in this view, drawn from the beacon; n views in a row go round all n voters."""
@@ -131,7 +134,8 @@ class SwarmState:
 
     def next_beacon(self, commits: Sequence[Signed[Commit]]) -> bytes:
         """H(beacon, round, preimages revealed): a peer's first preimage is its tip and does not count."""
-        revealed = b"".join(c.message.preimage for c in sorted(commits, key=lambda c: c.peer) if c.peer in self.members)
+        rows = ((commit, self.members.get(commit.peer)) for commit in sorted(commits, key=lambda c: c.peer))
+        revealed = b"".join(commit.message.preimage for commit, row in rows if row is not None and row.tip)
         return _hash(b"p2pnet/beacon/1\n", self.beacon, self.round.to_bytes(4, "big"), revealed)
 
     def next_electorate(self, roster: Sequence[PeerId], excluded: Set[PeerId] = frozenset()) -> tuple[PeerId, ...]:
@@ -147,8 +151,17 @@ class SwarmState:
         candidates = sorted((p for p in present.difference(stay) if self._may_vote(p)), key=self._seniority)
         return tuple(sorted(stay + candidates[:room]))
 
-    def advance(self, outcome: bytes, decided: Outcome, commits: Sequence[Signed[Commit]]) -> SwarmState:
-        """The state after this decided outcome; `commits` is its roster, empty for VOID."""
+    def advance(
+        self,
+        outcome: bytes,
+        decided: Outcome | WideOutcome,
+        commits: Sequence[Signed[Commit]],
+        authors: Sequence[tuple[Part, PeerId | None]] | None = None,
+    ) -> SwarmState:
+        """The state after this decided outcome; `commits` is its roster, empty for VOID.
+
+        authors: of many groups, whose digest was decided for each part; None: that part is void.
+        """
         members = {
             peer: member
             for peer, member in self.members.items()
@@ -162,7 +175,11 @@ class SwarmState:
                 if old
                 else Member(tip, 1, self.round, self.round)
             )
-        self._note_deadlines(members, decided, commits)
+        if isinstance(decided, Outcome):
+            parts = self.parts(commits, decided.view) if commits else ()
+            raws = zip(parts, decided.reduced, strict=False)  # as many of both, or it was not decided
+            authors = [(part, open_signed((Reduced,), raw, _trust, REDUCED_RAW_MAX).peer) for part, raw in raws]
+        self._note_deadlines(members, authors or (), commits)
         number = self.round + 1
         excluded = {peer: until for peer, until in self.excluded.items() if number - until < EVIDENCE_ROUNDS}
         excluded |= {each.peer: number + self.policy.exclude_rounds for each in decided.excluded}
@@ -174,6 +191,25 @@ class SwarmState:
             electorate=decided.electorate,
             members=members,
             excluded=excluded,
+        )
+
+    def fork(self, branch: bytes, voters: tuple[PeerId, ...]) -> SwarmState:
+        """The state in which a branch begins: of the same round, with these voters, and hash chains of its own.
+
+        branch: its id.   voters: rising. The other voters are not waited for, as if they had missed the last roster.
+        """
+        gone = set(self.electorate).difference(voters)
+        before = max((member.last for member in self.members.values()), default=0) - 1
+        return replace(
+            self,
+            swarm=branch,
+            lineage=_hash(b"p2pnet/genesis/1\n", branch),
+            beacon=_hash(b"p2pnet/beacon/1\n", self.beacon, branch),
+            electorate=voters,
+            members={
+                peer: replace(member, tip=b"", last=min(member.last, before) if peer in gone else member.last)
+                for peer, member in self.members.items()
+            },
         )
 
     def parts(self, commits: Sequence[Signed[Commit]], view: int) -> tuple[Part, ...]:
@@ -192,16 +228,17 @@ class SwarmState:
         return weight_of(commit, self.policy.round_samples)
 
     def _note_deadlines(
-        self, members: dict[PeerId, Member], decided: Outcome, commits: Sequence[Signed[Commit]]
+        self,
+        members: dict[PeerId, Member],
+        authors: Sequence[tuple[Part, PeerId | None]],
+        commits: Sequence[Signed[Commit]],
     ) -> None:
         """Halve the rate of who reduced too late, so that its backup's part was decided; take it back from who did not.
 
         Who is halved so far that it has no part any more is tried again now and then.
         """
-        parts = self.parts(commits, decided.view) if commits else ()
         idle = {commit.peer for commit in commits}
-        for part, raw in zip(parts, decided.reduced, strict=False):  # as many of both, or it was not decided
-            author = open_signed((Reduced,), raw, _trust, REDUCED_RAW_MAX).peer
+        for part, author in authors:
             change = -1 if author == part.reducer else 1
             members[part.reducer] = _halve(members[part.reducer], change)
             idle.discard(part.reducer)
@@ -248,6 +285,11 @@ class HashChain:
         self._mark = len(self._marks) - 1
         self._stretch = self._hash_from(self._mark)
 
+    @property
+    def end(self) -> bytes:
+        """The last value, 32 bytes: the first that is shown."""
+        return self._end
+
     def reveal(self, tip: bytes | None) -> bytes | None:
         """The preimage of `tip`, of no tip the end of the chain; None when it is not ours or the chain is used up."""
         if tip is None:
@@ -278,6 +320,19 @@ def _halve(member: Member, change: int) -> Member:
 
 def _trust(_peer: PeerId, _data: bytes, _signature: bytes) -> bool:
     return True  # it was checked before it was decided
+
+
+@remember(64)
+def _expected(state: SwarmState) -> frozenset[PeerId]:
+    if not state.members:
+        return frozenset(peer for peer in state.founders if not state.bars(peer))
+    last = max(member.last for member in state.members.values())
+    return frozenset(peer for peer in _present(state, last) if not state.bars(peer))
+
+
+@remember(64)
+def _present(state: SwarmState, number: int) -> frozenset[PeerId]:
+    return frozenset(peer for peer, member in state.members.items() if member.last == number)
 
 
 @functools.lru_cache(maxsize=256)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from p2pnet.core.round import Round
 
 
+STAND_INS = 3  # proposers of the next views that broadcast a certificate besides; who lacks it still asks
+
+
 def act(round_: Round, actions: list[votes.Action], now_s: float, bundled: bool = False) -> list[Effect]:
     """Turn what the vote count wants into effects; bundled: it follows from a bundle that somebody broadcast."""
     effects: list[Effect] = []
@@ -37,8 +40,13 @@ def act(round_: Round, actions: list[votes.Action], now_s: float, bundled: bool 
             case votes.Sealed(view, value, endorsements):
                 round_.certificate = bundle(round_.state, view, Phase.SEAL, value, endorsements)
                 round_.certified_s = now_s
-                if not bundled or round_.context.me == round_.state.proposer(view):
+                if _may_certify(round_, view) and (not bundled or round_.context.me == round_.state.proposer(view)):
                     effects.append(Broadcast(encode(round_.certificate), False))
             case votes.Entered(view):
                 effects += round_.enter(view, now_s)
     return effects
+
+
+def _may_certify(round_: Round, view: int) -> bool:
+    """Tell whether this peer broadcasts a certificate that it has made: of seals that went to all, all make one."""
+    return any(round_.context.me == round_.state.proposer(view + later) for later in range(STAND_INS + 1))

@@ -5,14 +5,27 @@ Contract: protocols/evidence-1.md, R3.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from p2pnet.core.evidence import lineage_of, make_double_signed
+from p2pnet.core.remember import remember
 from p2pnet.identity import PeerId
 from p2pnet.wire.codec import Message, encode
 from p2pnet.wire.evidence import DoubleSigned
-from p2pnet.wire.round import Phase, Proposal, Quorum, Reduced, Roster, SignedRound, Vote, slot_of
+from p2pnet.wire.round import (
+    GroupRoster,
+    Phase,
+    Proposal,
+    Quorum,
+    Reduced,
+    Roster,
+    SignedRound,
+    Vote,
+    WideReduced,
+    WideRoster,
+    slot_of,
+)  # fmt: skip
 from p2pnet.wire.signing import Signed
 
 if TYPE_CHECKING:
@@ -73,12 +86,22 @@ def _signed_in(heard: object, round_: Round) -> Sequence[Signed[Message]]:
         case Signed():
             return [heard]
         case Quorum():
-            phase = Phase(heard.phase)
-            vote = Vote(heard.swarm, heard.round, heard.view, heard.phase, heard.value)
-            body = encode(vote)
-            found = round_.deciding.endorsements(heard.view, phase, heard.value)
-            return [Signed(vote, peer, body, signature) for peer, signature in found.items()]
+            found = round_.deciding.endorsements(heard.view, Phase(heard.phase), heard.value)
+            told = {each.peer: each.signature for each in heard.endorsements}
+            return _votes_in(heard) if found == told else _votes(heard, found)
     return []
+
+
+@remember(64)
+def _votes_in(message: Quorum) -> list[Signed[Message]]:
+    """The votes of a bundle; made once for all that hold the same object."""
+    return _votes(message, {each.peer: each.signature for each in message.endorsements})
+
+
+def _votes(message: Quorum, found: Mapping[PeerId, bytes]) -> list[Signed[Message]]:
+    vote = Vote(message.swarm, message.round, message.view, message.phase, message.value)
+    body = encode(vote)
+    return [Signed(vote, peer, body, signature) for peer, signature in found.items()]
 
 
 def _matters(signed: Signed[Message], round_: Round) -> bool:
@@ -87,12 +110,12 @@ def _matters(signed: Signed[Message], round_: Round) -> bool:
     if signed.peer == round_.context.me or not state.knows(signed.peer):
         return False
     match message:
-        case Roster(view=view) | Proposal(view=view):
+        case Roster(view=view) | Proposal(view=view) | WideRoster(view=view):
             if abs(view - near) > VIEWS_SEEN or signed.peer != state.proposer(view):
                 return False
         case Vote(view=view):
             return abs(view - near) <= VIEWS_SEEN and signed.peer in state.electorate
-        case Reduced(view=view):
+        case Reduced(view=view) | WideReduced(view=view) | GroupRoster(view=view):
             return abs(view - near) <= VIEWS_SEEN
     lineage = lineage_of(message)  # one of another lineage would stand in the way of two of this one
     return lineage is None or lineage == state.lineage

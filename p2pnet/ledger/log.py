@@ -50,7 +50,7 @@ CREATE TABLE parts (round INTEGER, root BLOB, data BLOB NOT NULL, PRIMARY KEY (r
 
 ENTRIES_QUERY: Final = """
 SELECT round, lineage, outcome, certificate, commits, roots, decided_unix_s, hash
-FROM entries LEFT JOIN nodes ON level = 0 AND position = round WHERE round >= ? AND round < ? ORDER BY round
+FROM entries LEFT JOIN nodes ON level = 0 AND position = round - ? WHERE round >= ? AND round < ? ORDER BY round
 """
 
 
@@ -66,8 +66,8 @@ class Entry:
     lineage: bytes  # 32 bytes: next_lineage of the lineage before it and the outcome's digest
     outcome: bytes  # the decided Outcome, encoded
     certificate: bytes  # the Quorum of seals, encoded
-    commits: tuple[bytes, ...]  # the roster's signed commits, in its order; none when void
-    roots: tuple[bytes, ...]  # 32 bytes for each part of the result; none when void
+    commits: tuple[bytes, ...]  # the roster's signed commits, in its order; none when void; of many groups listings
+    roots: tuple[bytes, ...]  # 32 bytes for each part of the result that is not void
     decided_unix_s: int  # by this peer's clock
 
     def leaf(self) -> bytes:
@@ -89,15 +89,16 @@ class Held:
 class Ledger:
     """The log of one swarm in one file. One process at a time: hold a `StateLock` of the directory."""
 
-    def __init__(self, path: Path, swarm: bytes, genesis: bytes, keep_results: int = 64) -> None:
+    def __init__(self, path: Path, swarm: bytes, genesis: bytes, keep_results: int = 64, first: int = 0) -> None:
         """Open the file, or make it; `ConfigError` when it is damaged, newer, another program's or another swarm's.
 
-        swarm: 32 bytes, the swarm's id.   genesis: 32 bytes, the lineage before round 0.
+        swarm: 32 bytes, a branch's id too.   genesis: 32 bytes, the lineage before round `first`.
         keep_results: rounds whose result bytes stay, at least 1.
         """
         if keep_results < 1:
             raise ValueError(f"keep_results is {keep_results}, at least 1 is needed")
-        self.path, self.swarm, self.genesis, self.keep_results = Path(path), swarm, genesis, keep_results
+        self.path, self.swarm, self.genesis = Path(path), swarm, genesis
+        self.keep_results, self.first = keep_results, first
         self.keep_from: int | None = None  # results from this round on stay, whatever keep_results says
         self.created = False  # True: nothing is known of what this key may have signed before
         self._lock = threading.RLock()
@@ -130,10 +131,7 @@ class Ledger:
 
     @contextlib.contextmanager
     def batch(self) -> Iterator[None]:
-        """Make all calls inside one transaction: durable together when it ends, all undone when it raises.
-
-        Nothing that was written inside may be sent before the end. Other threads wait.
-        """
+        """Make all calls inside one transaction: durable together when it ends, all undone when it raises."""
         with self._lock, self._translated():
             if self._in_transaction():
                 yield
@@ -235,12 +233,12 @@ class Ledger:
             packed = (_pack(list(entry.commits)), _pack(list(entry.roots)), entry.decided_unix_s)
             row = (entry.round, entry.lineage, entry.outcome, entry.certificate, *packed)
             self._db.execute("INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-            self._grow_tree(size, leaf_hash(entry.leaf()))
+            self._grow_tree(size - self.first, leaf_hash(entry.leaf()))
             self._put_parts(entry.round, {root: data for root, data in (parts or {}).items() if root in entry.roots})
             self._forget(entry)
 
     def __len__(self) -> int:
-        """Return the number of decided rounds, which is the next round's number."""
+        """Return the next round's number; the final chain has decided as many."""
         with self._lock, self._translated():
             return self._size()
 
@@ -260,7 +258,7 @@ class Ledger:
 
     def entries(self, start: int, stop: int) -> list[Entry]:
         """Return the decided rounds from `start` up to and without `stop`, as far as there are any."""
-        return make_entries(self._rows(ENTRIES_QUERY, start, stop), self.path)
+        return make_entries(self._rows(ENTRIES_QUERY, self.first, start, stop), self.path)
 
     def result(self, round: int) -> tuple[bytes, ...] | None:
         """Return the bytes of a result's parts in order; None when it is unknown, forgotten or void."""
@@ -273,7 +271,7 @@ class Ledger:
 
     def tree(self, size: int | None = None) -> Tree:
         """Return the log's tree over its first `size` rounds (all of them): roots and proofs of any past state."""
-        have = len(self)
+        have = len(self) - self.first
         if size is not None and not 0 <= size <= have:
             raise ValueError(f"no tree of {size} in a log of {have}")
         return Tree(have if size is None else size, self._node)
@@ -349,7 +347,7 @@ class Ledger:
         last = self._db.execute("SELECT max(round) FROM entries").fetchone()[0]
         if not isinstance(last, int | None):
             raise sqlite3.DatabaseError("a round that is no number")
-        return 0 if last is None else last + 1
+        return self.first if last is None else last + 1
 
     def _in_transaction(self) -> bool:
         return self._db.in_transaction

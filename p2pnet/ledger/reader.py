@@ -67,7 +67,7 @@ class LedgerReader:
 
     def entries(self, start: int, stop: int) -> list[Entry]:
         """Return the decided rounds from `start` up to and without `stop`, as far as there are any."""
-        return make_entries(self._rows(ENTRIES_QUERY, start, stop), self.path)
+        return make_entries(self._rows(ENTRIES_QUERY, 0, start, stop), self.path)
 
     def _check(self) -> None:
         application = self._rows("PRAGMA application_id")[0][0]

@@ -55,6 +55,27 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
+class Fork:
+    """Write down theta as it is before this round, and go on: what follows may be taken back."""
+
+    round_id: int
+    path: Path
+    line: str  # that is gone on in: the branch's id in hexadecimal digits
+
+
+@dataclass(frozen=True, slots=True)
+class Return:
+    """Go back to where a round was left; what was learnt since goes into the error feedback."""
+
+    round_id: int
+    path: Path  # of the `Fork`
+    checksum: int | None  # of theta there; None: it was not known yet
+    payload: bytes  # the update that was pending; empty: none
+    samples: int  # of that update
+    line: str  # that is gone back to; empty: the final chain
+
+
+@dataclass(frozen=True, slots=True)
 class Closed:
     """The node has ended."""
 
@@ -68,6 +89,7 @@ class Attached:
     chunks: int
     round_id: int
     refused: str = ""  # why a snapshot was not taken
+    line: str = ""  # the branch that it was in, in hexadecimal digits; empty: the final chain
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +134,7 @@ class Leave:
     """The user's loop is over."""
 
 
-ToUser = Opened | Snapshot | RoundTask | Outcome | Closed
+ToUser = Opened | Snapshot | RoundTask | Outcome | Fork | Return | Closed
 ToNode = Attached | Began | Submitted | Skipped | Applied | Leave
 
 

@@ -133,7 +133,7 @@ class CatchUp:
     def _results(self, start: int, rounds: int) -> list[tuple[int, list[tuple[Part, bytes]]]]:
         """By round, those of VOID left out: its parts and their roots."""
         found = self._history.rounds(start, rounds)
-        return [(entry.round, list(zip(parts, entry.roots, strict=True))) for entry, _, parts in found if parts]
+        return [(entry.round, [(span.part, span.root) for span in one.spans]) for entry, one in found if one.spans]
 
     async def _fetch_part(self, number: int, root: bytes, part: Part) -> bytes | None:
         """One reduced part from the first member that has it."""

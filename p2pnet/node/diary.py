@@ -13,7 +13,9 @@ from p2pnet.core.state import SwarmState
 from p2pnet.identity import peer_id_text
 
 if TYPE_CHECKING:
+    from p2pnet.core.exchange import RosterExchange
     from p2pnet.core.rounds import Rounds
+    from p2pnet.core.wide import WideExchange
     from p2pnet.net.framing import Traffic
     from p2pnet.net.host import Host
     from p2pnet.node.bridge import Submitted
@@ -37,6 +39,7 @@ class RoundTimes:
     train_s: float
     straggler_wait_s: float  # from my commit to the last one
     exchange_s: float  # from the last commit to applied; with overlap to decided, it is applied when the loop comes by
+    branch: str = ""  # decided in this degraded branch, by its id; empty: in the final chain
 
 
 class Diary:
@@ -56,7 +59,7 @@ class Diary:
         self.lineage = b""
         self._began_s = self._trained_s = self._decided_s = math.nan
         self._overlap = False
-        self._deciding: tuple[ev.Decide, float, bool] | None = None
+        self._deciding: tuple[ev.Decide, float, bool, str] | None = None
         self._skipped: tuple[int, str] = (-1, "")  # round, reason
         self._next = -1  # the round that follows the last one applied here
 
@@ -86,16 +89,18 @@ class Diary:
             self.loss_first = loss
         self.loss_last = loss
 
-    def decided(self, decide: ev.Decide, last_commit_s: float | None, listed: bool, now_s: float) -> None:
-        """The round is decided.   listed: my commit is in its roster."""
-        self._deciding = decide, last_commit_s if last_commit_s is not None else math.nan, listed
+    def decided(
+        self, decide: ev.Decide, last_commit_s: float | None, listed: bool, now_s: float, branch: str = ""
+    ) -> None:
+        """The round is decided.   listed: my commit is in its roster.   branch: its id, empty for the final chain."""
+        self._deciding = decide, last_commit_s if last_commit_s is not None else math.nan, listed, branch
         self._decided_s = now_s
 
     def applied(self, round_id: int, loss: float, now_s: float) -> None:
         """The learner is done with the round."""
         if self._deciding is None or self._deciding[0].round != round_id:
             return
-        (decide, last_s, listed), self._deciding = self._deciding, None
+        (decide, last_s, listed, branch), self._deciding = self._deciding, None
         self.lineage, self._next = decide.after.lineage, round_id + 1
         mine_s = self._trained_s
         if self._overlap:  # what follows is the next one's training
@@ -110,6 +115,7 @@ class Diary:
             mine_s - self._began_s,
             max(0.0, last_s - mine_s),
             now_s - max(last_s, mine_s) if not math.isnan(mine_s) else now_s - last_s,
+            branch,
         )
         self.rounds.append(times)
         self.credits.append({"round": round_id, "credit": times.credit})
@@ -138,7 +144,7 @@ class Diary:
 
     def _explain(self, decide: ev.Decide, listed: bool) -> str:
         """Say whether a decided round has my update in it, and why not."""
-        parts, mine = len(decide.accepted), sum(decide.accepted)
+        mine, parts = decide.shares
         if decide.void:
             return "void: the voters found no result that enough of them held"
         if mine:
@@ -184,7 +190,7 @@ class Diary:
             "rounds_sealed": self.sealed,
             "rounds_void": self.void,
             "rounds_credited": self.credited,
-            "members": len(rounds.round.commits.held),
+            "members": max([len(rounds.round.commits.held), *map(_listed, rounds.round.exchanges.values())]),
             "rounds_contributed": self.contributed,
             "samples": self.samples,
             "payload_bytes": self.payload_bytes,
@@ -192,8 +198,8 @@ class Diary:
             "electorate": [peer_id_text(peer) for peer in state.electorate],
             "excluded": {peer_id_text(peer): end for peer, end in state.excluded.items() if state.bars(peer)},
             "behind": rounds.behind(),
-            "stalled_s": None if rounds.stalled_s is None else round(now_s - rounds.stalled_s, 1),
-            "missing": [peer_id_text(peer) for peer in rounds.missing],
+            "stalled_s": None if rounds.stall.since_s is None else round(now_s - rounds.stall.since_s, 1),
+            "missing": [peer_id_text(peer) for peer in rounds.stall.missing],
             "loss_first": _json_number(self.loss_first),
             "loss": _json_number(self.loss_last),
             "train_s": round(self.train_s, 3),
@@ -201,6 +207,11 @@ class Diary:
             "straggler_wait_s": round(self.straggler_wait_s, 3),
             "notes": list(self.notes),
         }
+
+
+def _listed(exchange: RosterExchange | WideExchange) -> int:
+    """How many are in the roster of an exchange: of many groups each peer sees only the commits of its own."""
+    return len(exchange.commits)
 
 
 def _number(value: float) -> float:

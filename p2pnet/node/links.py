@@ -14,15 +14,15 @@ import trio
 from p2pnet.core import events as ev
 from p2pnet.core import gossip as news
 from p2pnet.core import membership as members
-from p2pnet.core.passing import swarm_of
 from p2pnet.errors import NetworkError, PeerError, WireError
 from p2pnet.identity import Identity, PeerId, peer_id_text, verify
 from p2pnet.net.control import addr_to_bytes, addr_to_text
 from p2pnet.net.host import Host, PeerAddrs, Stream
+from p2pnet.wire.branch import BranchCertificate, open_spoken
 from p2pnet.wire.codec import MESSAGE_BYTES_MAX, Message, decode, encode
 from p2pnet.wire.gossip import MESSAGES as GOSSIP_MESSAGES
 from p2pnet.wire.membership import RECORD_BYTES_MAX, TOPIC, Hello, HelloAnswer
-from p2pnet.wire.round import Quorum, open_round_message
+from p2pnet.wire.round import Quorum
 from p2pnet.wire.signing import Signed
 
 log = logging.getLogger(__name__)
@@ -164,10 +164,7 @@ class Links:
         try:
             while True:
                 raw = await stream.receive_frame(MESSAGE_BYTES_MAX)
-                heard = ev.Heard(stream.peer, open_round_message(raw, verify))
-                if swarm_of(heard) != self._swarm:
-                    raise PeerError(stream.peer, "round-1/R1", "a message of another swarm")
-                self._report(heard)
+                self._report(ev.Heard(stream.peer, open_spoken(raw, verify)))  # of a line that is not followed: no harm
         finally:
             self._look_after(stream.peer)
 
@@ -350,10 +347,10 @@ class Links:
         if topic != TOPIC_ROUND:
             return news.Verdict.IGNORE  # a later version's
         try:
-            heard = ev.Heard(peer, open_round_message(data, verify))
+            heard = ev.Heard(peer, open_spoken(data, verify))
         except WireError:
             return news.Verdict.REJECT
-        if swarm_of(heard) != self._swarm or not isinstance(heard.message, Signed | Quorum):
+        if not isinstance(heard.message, Signed | Quorum | BranchCertificate):
             return news.Verdict.REJECT
         verdict = self._judge(heard)
         if verdict is news.Verdict.ACCEPT:

@@ -219,7 +219,7 @@ class Node:
             content.snapshots = Snapshots(settings.folder, every, ledger, settings.config.disk_bytes)
             await host.handle(HISTORY_PROTOCOL, history.serve, concurrency_per_peer=2)
             self.bridge.give(br.Opened(manifest, content.initial_path))  # the user's thread builds its learner
-            known = await self._catch_up(host, links, history, content.snapshots)
+            known = await self._catch_up(host, links, history, content.snapshots, stack)
             from p2pnet.node.peer import Peer
 
             caps_bps = settings.config.max_up_bps, settings.config.max_down_bps
@@ -254,7 +254,9 @@ class Node:
             Ledger(path, self.settings.link.swarm, genesis, keep_results=self.settings.config.keep_results)
         )
 
-    async def _catch_up(self, host: Libp2pHost, links: Links, history: History, snapshots: Snapshots) -> Swarm:
+    async def _catch_up(
+        self, host: Libp2pHost, links: Links, history: History, snapshots: Snapshots, stack: ExitStack
+    ) -> Swarm:
         """Learn from the members what was decided, and bring the learner there, before this peer signs anything.
 
         So a directory that is older than what its peer has signed, a copy or a backup, does no harm: the rounds that it
@@ -270,8 +272,10 @@ class Node:
             await trio.sleep(LOOK_EVERY_S)
         attached = await self._told.receive()
         assert isinstance(attached, br.Attached)
-        from p2pnet.node.catchup import CatchUp  # here: these need torch, which the user's thread has loaded by now
+        from p2pnet.node.branches import Branches  # here: these need torch, which the user's thread has loaded by now
+        from p2pnet.node.catchup import CatchUp
         from p2pnet.node.peer import Swarm
+        from p2pnet.node.resuming import Resuming
 
         async def sources() -> Sequence[PeerId]:
             return links.membership.up
@@ -279,8 +283,12 @@ class Node:
         catch_up = CatchUp(
             me, host, history, snapshots, self.bridge, self._told, sources, links.misbehaved, self._progress
         )
-        await catch_up.run(attached.round_id)
-        return Swarm(history.swarm, history.manifest, history.ledger, attached.chunks, snapshots)
+        branches = Branches(self.settings.folder)
+        resuming = Resuming(me, history, branches, self.bridge, self._told, catch_up.run)
+        stack.callback(resuming.close)
+        await resuming.run(attached.round_id, attached.line)
+        lines, over = tuple(resuming.lines), tuple(resuming.over)
+        return Swarm(history.swarm, history.manifest, history.ledger, attached.chunks, snapshots, branches, lines, over)
 
     def _progress(self, text: str) -> None:
         self._told_last = text

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from p2pnet.ledger.log import Ledger
-from p2pnet.wire.round import decode_outcome
+from p2pnet.wire.round import decode_value
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,7 @@ class Snapshots:
         found = []
         for number in range(last, max(0, last - KEPT * self._every), -self._every):
             entry = self._ledger.entry(number)
-            state = decode_outcome(entry.outcome).state if entry else b""
+            state = decode_value(entry.outcome).state if entry else b""
             if len(state) == 32:
                 found.append(Snapshot(number, state))
         return found

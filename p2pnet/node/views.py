@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import trio
@@ -20,6 +21,7 @@ WAITING_MAX = 1024  # streams that wait for a roster
 WAITING_PER_PEER_MAX = 16  # a peer sends at most one slice to a reducer, one to a backup, in each of a few views
 
 Key = tuple[int, int]  # round, view
+Narrow = Callable[[int, int], tuple[bytes, ...]]  # the proof of leaves from .. to, without the second
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +41,10 @@ class View:
     roster: bytes  # 32 bytes, the digest of the commits
     pieces: dict[int, dict[PeerId, Piece]] = field(default_factory=dict)
     norms: dict[int, bytes] = field(default_factory=dict)  # of the parts that this peer reduced: the rows of exchange-1
-    _answers: dict[int, tuple[bytes, bytes]] = field(default_factory=dict)  # part -> signed digest, reduced bytes
+    rows: dict[int, tuple[bytes, ...]] = field(default_factory=dict)  # of many groups: what each gave to these parts
+    narrow: dict[tuple[int, PeerId], Narrow] = field(default_factory=dict)  # by column and contributor: proofs of parts
+    beside: View | None = None  # of many groups: the same for parts, where `parts` of the exchange are columns
+    _answers: dict[int, tuple[bytes, ...]] = field(default_factory=dict)  # part -> signed digest, reduced bytes
     _news: trio.Event = field(default_factory=trio.Event)
     _over: bool = False
 
@@ -54,16 +59,16 @@ class View:
         self.pieces[part][peer] = piece
         return True
 
-    def answer(self, part: int, raw: bytes, output: bytes) -> None:
-        """Let everybody who waits for this part have it: the signed digest and the reduced bytes."""
-        self._answers[part] = raw, output
+    def answer(self, part: int, *frames: bytes) -> None:
+        """Let everybody who waits for this part have it: the signed digest and the reduced bytes; or a column."""
+        self._answers[part] = frames
         self._wake()
 
-    def answered(self, part: int) -> tuple[bytes, bytes] | None:
-        """The signed digest and the reduced bytes of a part that this peer has reduced."""
+    def answered(self, part: int) -> tuple[bytes, ...] | None:
+        """The signed digest and the reduced bytes of a part that this peer has reduced; or a column."""
         return self._answers.get(part)
 
-    async def wait_answer(self, part: int) -> tuple[bytes, bytes] | None:
+    async def wait_answer(self, part: int) -> tuple[bytes, ...] | None:
         """Wait for the answer of a part; None when it will not come any more."""
         while part not in self._answers and not self._over:
             await self._news.wait()
@@ -73,6 +78,8 @@ class View:
         """Forget the slices, and let nobody wait any longer."""
         self._over = True
         self.pieces = {}
+        if self.beside is not None:
+            self.beside.close()
         self._wake()
 
     def _wake(self) -> None:
@@ -104,7 +111,7 @@ class Views:
         """A roster was accepted: slices that wait for it may be checked."""
         key = (exchange.round, exchange.view)
         if key not in self._views:
-            self._views[key] = View(exchange, roster_digest(tuple(commit.raw for commit in exchange.commits)))
+            self._views[key] = open_view(exchange)
             self._close([old for old in self._views if old[0] == key[0] and old[1] <= key[1] - VIEWS_KEPT])
             self._wake()
 
@@ -143,3 +150,10 @@ class Views:
     def _wake(self) -> None:
         self._news.set()
         self._news = trio.Event()
+
+
+def open_view(exchange: ev.Exchange) -> View:
+    """Where the slices of an exchange are kept, and of many groups its bundles too."""
+    if exchange.plan is not None:
+        return View(exchange, exchange.plan.roster, beside=View(exchange, exchange.plan.roster))
+    return View(exchange, roster_digest(tuple(commit.raw for commit in exchange.commits)))

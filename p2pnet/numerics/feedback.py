@@ -13,7 +13,7 @@ from p2pnet.numerics.codec import Sparse, chunk_blocks, dequantise
 from p2pnet.numerics.formats import CHUNK_VALUES
 
 PPM: Final = 1_000_000
-_AT_A_TIME: Final = 1 << 20  # values
+_AT_A_TIME: Final = 1 << 19  # values
 
 
 def accumulate(e: Tensor, delta: Tensor, beta_ppm: int, out: Tensor | None = None) -> Tensor:

@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Final
 
 CHUNK_VALUES: Final = 4096
+WEIGHT_TIMES_K_MAX: Final = 1 << 20  # so that sums are exact: see `reduce`
 CHUNK_BITS: Final = 12  # an index fits 12 bits
 K_MIN: Final = 8
 K_MAX: Final = 2048

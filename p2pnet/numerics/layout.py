@@ -51,6 +51,7 @@ class Layout:
             start += prod(shape)
         self.slots: Final = tuple(slots)  # in the order of the chunks
         self.names: Final = tuple(names)  # sorted
+        self.shapes: Final = dict(rows)  # by name, in the same order
         self.params: Final = sum(slot.size for slot in slots)  # values, without padding
         self.chunks: Final = -(-start // CHUNK_VALUES)
 

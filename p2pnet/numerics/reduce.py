@@ -22,7 +22,7 @@ from p2pnet.errors import WireError
 from p2pnet.numerics import native
 from p2pnet.numerics.bits import count_bits, unpack_fields
 from p2pnet.numerics.codec import Payload, as_bytes, as_chunks, chunk_blocks, decode, nearest_levels, pack
-from p2pnet.numerics.formats import CHUNK_VALUES, ChunkFormat
+from p2pnet.numerics.formats import CHUNK_VALUES, WEIGHT_TIMES_K_MAX, ChunkFormat
 from p2pnet.numerics.levels import CODES, LEVELS, nearest_codes
 from p2pnet.numerics.selection import largest_among, largest_indices, levels_of
 
@@ -30,7 +30,6 @@ CLIP_ONE: Final = 256  # the clip factor that leaves a slice as it is
 WEIGHT_MAX: Final = 8
 LEAF_CHUNKS: Final = 16
 NORM_BLOCK_LEAVES: Final = 1024  # whose levels are counted at a time, in 2 MiB
-WEIGHT_TIMES_K_MAX: Final = 1 << 20  # see above
 FEW_WEIGHT_MAX: Final = 256  # |S| <= 15 * 2^39 * 2^8 < 2^51, as `largest_among` needs it
 
 

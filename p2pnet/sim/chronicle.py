@@ -71,6 +71,7 @@ def summarise(net: Internet) -> dict[str, Any]:
     tally = net.air.tally
     return {
         "members": peers,
+        "is_played": net.plays_gossip,  # gossip and lines, for speed
         "rounds": _count_rounds(net, rows),
         "members_in_roster": _mean([row["members"] for row in steady if not row["void"]]),
         "round_s": _spread([row["round_s"] for row in steady]),

@@ -66,9 +66,22 @@ class Contacts:
         """Give a message of a round to one member; as in the node it is dropped when that is no neighbour."""
         target = self._member.reach(to) if to in self.up else None
         if target is None:
+            if self._member.rounds.round.assembly is not None:
+                self.tell_directly(to, raw)  # in a large swarm hardly anybody is a neighbour
+                return
             self._net.dropped += 1
             return
         self._member.send(kind_of(raw), target, framed(len(raw)), target.contacts.hear, self._member.peer, raw)
+
+    def tell_directly(self, to: PeerId, raw: bytes) -> None:
+        """Give a message of a round to one member on a stream of its own, a neighbour or not."""
+        target = self._member.reach(to)
+        if target is not None:
+            self._member.send(kind_of(raw), target, framed(len(raw)), target.contacts.told, self._member.peer, raw)
+
+    def told(self, sender: PeerId, raw: bytes) -> None:
+        """A message of a round came on a stream of its own."""
+        self._member.take(ev.Heard(sender, open_raw(raw)))
 
     def hear(self, sender: PeerId, raw: bytes, patience_s: float = WAIT_UP_S) -> None:
         """A message of a round came directly."""
@@ -102,8 +115,12 @@ class Contacts:
 
     def lost(self, peer: PeerId) -> None:
         """A connection ended."""
-        self._connected.pop(peer, None)
+        was_connected = self._connected.pop(peer, self) is None
         self._member.streams.lost(peer)
+        self._member.groups.lost(peer)
+        if not was_connected:  # only a stream of an exchange was there
+            self._member.take(ev.PeerDown(peer))
+            return
         self.tell(members.Disconnected(peer))
 
     def tell(self, event: members.Event) -> None:

@@ -6,6 +6,7 @@ between nodes, and bytes take time.
 
 from __future__ import annotations
 
+import gc
 import random
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -16,16 +17,20 @@ from p2pnet.identity import PeerId
 from p2pnet.sim.chronicle import BULK, Chronicle, summarise
 from p2pnet.sim.contacts import DIAL_ROUND_TRIPS
 from p2pnet.sim.faults import Faults
+from p2pnet.sim.flood import PLAYED_FROM
+from p2pnet.sim.flow import Flow
 from p2pnet.sim.lines import Air, Station
 from p2pnet.sim.member import LyingMember, Member
 from p2pnet.sim.network import Setting, Simulation
 from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.scenario import LinkClass, Scenario
-from p2pnet.wire.round import Decision
+from p2pnet.sim.sizes import get_output_bytes
+from p2pnet.wire.round import Decision, WideDecision
 
 FOUND_MAX = 32  # members that the DHT names to one that starts; it asks for 128, and need not get them
 START_S = 1.0  # all start within
 UNREACHABLE_S = 30.0  # until a connection that a cut has silenced counts as gone (yamux's keep-alive; guess)
+ON_TURN = frozenset((*BULK, "audits"))  # kinds that let small messages pass
 NO_ROUTE_S = 10.0  # until a stream to somebody beyond a cut fails to open
 UNLIMITED_BYTES_PER_S = 1.25e11  # 1 Tbit/s
 
@@ -39,22 +44,25 @@ class Internet(Simulation):
         self.stations: dict[PeerId, tuple[Station, bool]] = {}
         self.members: dict[PeerId, Member] = {}
         self.chronicle = Chronicle()
+        self.plays_gossip = scenario.members >= PLAYED_FROM
         self.dropped = 0  # messages to one member that is no neighbour
         self.is_running = False
         self._links = random.Random(f"links {scenario.seed}")
         self._on_round = on_round
         self._counts = {"delivered": 0, "duplicates": 0, "pushed": 0, "answered": 0, "announced": 0}
-        self._first: dict[int, Decision] = {}
+        self._first: dict[int, Decision | WideDecision] = {}
         self._waited: set[PeerId] = set()  # honest members that run and have not decided every round yet
         self._round_s = scenario.round_s
         setting = Setting(
             peers=scenario.members, founders=scenario.founders, leaves=self.sizes.leaves, policy=scenario.policy,
             leaf_bytes=self.sizes.leaf_bytes,
-            detect_s=scenario.detect_s,
+            detect_s=scenario.detect_s, grown=scenario.members >= scenario.group_size_max,
         )  # fmt: skip
         self.air: Air
         self._classes = self._deal_links()
         super().__init__(setting, scenario.seed, scenario.liars)
+        self.attached: dict[PeerId, list[PeerId]] = {}  # who has, or had, a stream to or from whom in this exchange
+        self._attached_before: dict[PeerId, list[PeerId]] = {}  # and in the last one
         self._everybody = list(self.members.values())
         self.swarm = self._everybody[0].disk.state.swarm  # type: ignore[union-attr]
         self.faults = Faults(self)
@@ -67,7 +75,14 @@ class Internet(Simulation):
         self.is_running = True
         limit_s = scenario.limit_s or START_S + 10 * scenario.round_s * (scenario.rounds + 1)
         self._waited = {peer for peer, member in self.members.items() if member.honest}
-        self.run(lambda: not self._waited, limit_s)
+        collects = gc.isenabled()
+        if self.plays_gossip:
+            gc.disable()  # it would look through millions of objects again and again, and hardly any form cycles
+        try:
+            self.run(lambda: not self._waited, limit_s)
+        finally:
+            if collects:
+                gc.enable()
         self.is_running = False
         return summarise(self)
 
@@ -85,7 +100,8 @@ class Internet(Simulation):
 
     def _make_peer(self, peer: PeerId, state: SwarmState, lies: bool) -> SimPeer:
         if not self.stations:
-            self.air = Air(self, random.Random(f"loss {self.scenario.seed}").random)
+            kind = Flow if self.plays_gossip else Air
+            self.air = kind(self, random.Random(f"loss {self.scenario.seed}").random)
         link = self._classes[len(self.stations)]
         up, down = (rate / 8 or UNLIMITED_BYTES_PER_S for rate in (link.up, link.down))
         station = Station(self.air, up, down, link.latency_ms / 2000, link.loss)
@@ -97,6 +113,16 @@ class Internet(Simulation):
         """Whom the DHT would name."""
         drawn = self.rng.sample(self._everybody, min(2 * FOUND_MAX, len(self._everybody)))
         return [member for member in drawn if member.alive and member is not asker][:FOUND_MAX]
+
+    @property
+    def begins(self) -> bool:
+        """Whether all are still starting for the first time."""
+        return self.plays_gossip and self.now_s <= START_S
+
+    def attach(self, peer: PeerId, other: PeerId) -> None:
+        """A stream is opened between two members, neighbours or not: each sees the other's end."""
+        self.attached.setdefault(peer, []).append(other)
+        self.attached.setdefault(other, []).append(peer)
 
     def electorate(self) -> tuple[PeerId, ...]:
         """Who votes now, as the member says that is furthest."""
@@ -123,9 +149,10 @@ class Internet(Simulation):
             self.faults.plan(number, self._round_s)
         record.began_s.append(self.now_s)
 
-    def settled(self, member: Member, effect: ev.Decide) -> Decision:
+    def settled(self, member: Member, effect: ev.Decide) -> Decision | WideDecision:
         """A member has decided a round; returns the decision, the same object for all."""
         number = effect.round
+        self._attached_before[member.peer] = self.attached.pop(member.peer, [])
         first = number not in self._first
         decision = self._first.setdefault(number, effect.decision)
         record = self.chronicle.of(number)
@@ -133,7 +160,7 @@ class Internet(Simulation):
         if member.honest:
             record.decided_s.append(self.now_s)
             record.void, record.view = effect.void, effect.decision.certificate.view
-            record.in_roster = len(effect.decision.commits)
+            record.in_roster = count_members(effect.decision)
             if self._is_done(member):
                 self._waited.discard(member.peer)
         if first:
@@ -171,15 +198,26 @@ class Internet(Simulation):
         arguments: tuple[Any, ...], head: tuple[str, int] | None = None,
     ) -> None:  # fmt: skip
         """Send bytes; the target does the action when all are there. Between two NATs they pass a relay."""
-        air, bulk = self.air, kind in BULK or kind == "audits"
+        air, by_kind = self.air, self.air.tally.by_kind
+        by_kind[kind] += size_bytes
         if head is not None:
-            air.tally.by_kind[head[0]] += head[1]
-        air.tally.by_kind[kind] += size_bytes
-        size_bytes += head[1] if head else 0
+            by_kind[head[0]] += head[1]
+            size_bytes += head[1]
         extra_s = 0.0
         if source.is_private and target.is_private:
             extra_s = air.latency_s(source.station, target.station)
-        air.send(source.station, target.station, size_bytes, bulk, extra_s, target.do, action, arguments)
+        air.send(source.station, target.station, size_bytes, kind in ON_TURN, extra_s, target.do, action, arguments)
+
+    def collect(
+        self, kind: str, target: Member, pieces: list[tuple[Member, int]], action: Callable[..., None], *arguments: Any
+    ) -> None:
+        """Have many send something to one; it does the action when all is there. For very large swarms."""
+        assert isinstance(self.air, Flow)
+        size_bytes, request_bytes = sum(size for _, size in pieces), get_output_bytes()
+        self.air.tally.by_kind[kind] += size_bytes
+        self.air.tally.by_kind["requests"] += request_bytes * len(pieces)
+        self.air.collect(target.station, [(source.station, size) for source, size in pieces], request_bytes, target.do,
+                         action, arguments)  # fmt: skip
 
     def carry(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:  # noqa: ARG002 - seen from the bytes
         """Give one message to one member directly: what a liar does."""
@@ -231,7 +269,8 @@ class Internet(Simulation):
         self._add_counts(self._counts, member)
         connected = member.contacts.connected
         member.stop()
-        for other in connected:
+        attached = *self.attached.pop(peer, ()), *self._attached_before.pop(peer, ())
+        for other in sorted({*connected, *attached}):
             self._lose(other, peer, self.setting.detect_s)
 
     def freeze(self, peer: PeerId) -> None:
@@ -249,7 +288,7 @@ class Internet(Simulation):
         for action, arguments in held:
             member.do(action, arguments)
 
-    def cut(self, side: Iterable[PeerId]) -> None:
+    def cut(self, side: Iterable[PeerId], is_noticed: bool = True) -> None:  # noqa: ARG002 - after a while it always is
         """Partition the network: nothing passes between these members and the others."""
         for peer in side:
             self.members[peer].station.side = 1
@@ -270,3 +309,10 @@ class Internet(Simulation):
     def carries(self, sender: PeerId, to: PeerId) -> bool:
         """Tell whether anything gets from one member to the other."""
         return self.members[sender].station.side == self.members[to].station.side
+
+
+def count_members(decision: Decision | WideDecision) -> int:
+    """How many members are in the roster of a decided round."""
+    if isinstance(decision, WideDecision):
+        return sum(len(listing.items) for listing in decision.groups)
+    return len(decision.commits)

@@ -11,10 +11,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from p2pnet.core import events as ev
+from p2pnet.core.group_events import Tell
 from p2pnet.core.state import SwarmState
+from p2pnet.errors import WireError
 from p2pnet.identity import PeerId
 from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.signatures import fake_sign, open_message
+from p2pnet.wire.branch import Branch
 from p2pnet.wire.codec import Message, encode
 from p2pnet.wire.evidence import DoubleSigned
 from p2pnet.wire.round import (
@@ -23,6 +26,7 @@ from p2pnet.wire.round import (
     Decision,
     Endorsement,
     Exclusion,
+    GroupRoster,
     Outcome,
     Phase,
     Proposal,
@@ -30,7 +34,11 @@ from p2pnet.wire.round import (
     Reduced,
     Roster,
     Vote,
-    decode_outcome,
+    WideOutcome,
+    WideReduced,
+    WideRoster,
+    decode_value,
+    listing_digest,
     outcome_digest,
 )  # fmt: skip
 from p2pnet.wire.signing import Signed, sign_message
@@ -53,7 +61,7 @@ class Liar(SimPeer):
         self.rng = random.Random(simulation.seed * 1000 + peer[0])
         self.heard: deque[Signed[Message]] = deque(maxlen=HEARD_MAX)
 
-    def take(self, event: ev.Event) -> None:
+    def take(self, event: ev.Event, swarm: bytes | None = None) -> None:
         """Vote for everything that anybody proposes, in both phases, and go on as if nothing were."""
         if self.lies and self.alive and isinstance(event, ev.Heard) and isinstance(event.message, Signed):
             message = event.message.message
@@ -62,7 +70,7 @@ class Liar(SimPeer):
                 value = outcome_digest(message.outcome)
                 for phase in Phase:
                     self._tell_some(Vote(message.swarm, message.round, message.view, int(phase), value))
-        super().take(event)
+        super().take(event, swarm)
         if self.lies and self.alive and self.rng.random() < 0.02:
             self._babble()
 
@@ -80,6 +88,9 @@ class Liar(SimPeer):
                     self._say(peer, raw, signed)
             case ev.Send(to=to, raw=raw, signed=signed):
                 self._say(to, raw, signed)
+            case Tell(to=several, raw=raw):
+                for to in several:
+                    self._say(to, raw, True)
             case _:
                 super().perform(effect)
 
@@ -102,7 +113,7 @@ class Liar(SimPeer):
 
     def _twist(self, message: Message) -> Message:
         """Another message for the same slot."""
-        rng = self.rng
+        rng, value = self.rng, self.rng.randbytes(32)
         match message:
             case Commit():
                 return replace(message, payload_root=rng.randbytes(32), samples=rng.randrange(2**32))
@@ -115,12 +126,24 @@ class Liar(SimPeer):
                 return replace(message, root=lie, inputs=message.inputs[: rng.randint(1, len(message.inputs))])
             case Proposal():
                 return replace(message, outcome=self._twist_outcome(message.outcome), valid_view=rng.choice([0, 0, 1]))
+            case GroupRoster(commits=commits):
+                return replace(message, commits=tuple(sorted(rng.sample(commits, rng.randint(1, len(commits))))))
+            case WideRoster(groups=groups):
+                left_out = rng.randrange(len(groups))
+                return replace(message, groups=(*groups[:left_out], rng.choice([b"", value]), *groups[left_out + 1 :]))
+            case Branch():
+                some = [peer for peer in self.rounds.state.electorate if peer == self.peer or rng.random() < 0.5]
+                return replace(message, voters=tuple(some), hears=rng.randbytes(len(message.hears)))
             case Vote():
                 return replace(message, value=rng.choice([b"", message.value, rng.randbytes(32), rng.randbytes(5)]))
         return message
 
     def _twist_outcome(self, raw: bytes) -> bytes:
-        outcome, rng = decode_outcome(raw), self.rng
+        rng = self.rng
+        try:
+            outcome = decode_value(raw)
+        except WireError:  # another liar's
+            return rng.randbytes(rng.randint(1, 99))
         match rng.randrange(5):
             case 0:
                 return rng.randbytes(rng.randint(1, 99))
@@ -130,6 +153,8 @@ class Liar(SimPeer):
                 return encode(replace(outcome, electorate=(self.peer,)))
             case 3:
                 return encode(self._accuse(outcome))
+        if isinstance(outcome, WideOutcome):
+            return encode(self._twist_columns(outcome))
         lied = []
         for each in outcome.reduced:
             reduced: Reduced = open_message(each, True).message  # type: ignore[union-attr,assignment]
@@ -139,11 +164,45 @@ class Liar(SimPeer):
             lied.append(self._sign(replace(reduced, root=lie)))
         return encode(replace(outcome, reduced=tuple(lied)))
 
-    def _accuse(self, outcome: Outcome) -> Outcome:
+    def tell_digest(self, signed: Signed[WideReduced]) -> Signed[WideReduced]:
+        """Tell some that the part is what it is not."""
+        if not self.lies or self.rng.random() < 0.7:
+            return signed
+        lie = self.rng.randbytes(32)
+        self.simulation.lies.add(lie)
+        message = replace(signed.message, root=lie)
+        return sign_message(message, self.peer, lambda data: fake_sign(self.peer, data))
+
+    def _twist_columns(self, outcome: WideOutcome) -> WideOutcome:
+        """Columns that are void, or that nobody has, or one with a part that is not what it is said to be."""
+        rng, columns = self.rng, list(outcome.columns)
+        number = rng.randrange(len(columns))
+        plan = next((one.plan for one in self.rounds.round.candidates.found.values() if one.plan), None)
+        listing = list(self.simulation.listings.get(columns[number], ()))
+        mine = [at for at, raw in enumerate(listing) if raw and open_message(raw, True).peer == self.peer]  # type: ignore[union-attr]
+        if plan is None or not listing or rng.random() < 0.3:
+            columns[number] = rng.randbytes(32)
+            return replace(outcome, columns=tuple(columns))
+        for at in range(len(listing)):
+            if at in mine and rng.random() < 0.5:
+                told: WideReduced = open_message(listing[at], True).message  # type: ignore[union-attr,assignment]
+                lie = rng.randbytes(32)
+                self.simulation.lies.add(lie)
+                listing[at] = self._sign(replace(told, root=lie))
+            elif rng.random() < 0.5:
+                listing[at] = b""
+        columns[number] = listing_digest(tuple(listing))
+        self.simulation.listings[columns[number]] = tuple(listing)
+        self.memory.add(columns[number])
+        return replace(outcome, columns=tuple(columns))
+
+    def _accuse(self, outcome: Outcome | WideOutcome) -> Outcome | WideOutcome:
         """An outcome that excludes an honest member, for evidence that is none or another's."""
         held = list(self.rounds.context.docket.held)
         victim = self.rng.choice([peer.peer for peer in self.simulation.peers.values() if peer.honest])
         lie = Exclusion(victim, self.rng.choice([self.rng.randbytes(32), *held]))
+        if isinstance(outcome, WideOutcome):
+            return replace(outcome, excluded=(lie,))
         commits: list[Signed[Commit]] = []
         if not outcome.void and (listed := self.rounds.round.rosters.find(outcome.roster)) is not None:
             commits = list(listed.commits)

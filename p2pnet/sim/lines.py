@@ -58,10 +58,12 @@ class Line:
 
     __slots__ = ("_bulk", "_busy", "_clock", "_pass_on", "_small", "bytes_per_s", "carried_bytes", "segment_bytes")
 
-    def __init__(self, clock: Clock, bytes_per_s: float, pass_on: Callable[[Parcel, int], None]) -> None:
+    def __init__(
+        self, clock: Clock, bytes_per_s: float, pass_on: Callable[[Parcel, int], None], segment_s: float = SEGMENT_S
+    ) -> None:
         """pass_on: takes what has passed, a parcel and how many bytes of it."""
         self._clock, self._pass_on = clock, pass_on
-        self.bytes_per_s, self.segment_bytes = bytes_per_s, max(SEGMENT_BYTES, round(SEGMENT_S * bytes_per_s))
+        self.bytes_per_s, self.segment_bytes = bytes_per_s, max(SEGMENT_BYTES, round(segment_s * bytes_per_s))
         self.carried_bytes = 0
         self._small: deque[tuple[Parcel, int]] = deque()
         self._bulk: deque[tuple[Parcel, int]] = deque()
@@ -109,8 +111,8 @@ class Station:
         self.epoch = 0  # counts the processes that ran here
         self.on = False
         self.side = 0  # of a cut: only equal sides hear each other
-        self.up = Line(air.clock, up_bytes_per_s, air.leave)
-        self.down = Line(air.clock, down_bytes_per_s, air.arrived)
+        self.ended_s = 0.0  # when the last one of them did
+        self.up, self.down = air.line(up_bytes_per_s, True), air.line(down_bytes_per_s, False)
 
     def reaches(self, other: Station) -> bool:
         """Tell whether what is sent now would arrive."""
@@ -122,7 +124,7 @@ class Station:
 
     def turn_off(self) -> None:
         """The process here ends, and its connections with it."""
-        self.on, self.epoch = False, self.epoch + 1
+        self.on, self.epoch, self.ended_s = False, self.epoch + 1, self._air.clock.now_s
         self._air.tally.undelivered += self.down.clear()
         self.up.clear()  # never sent
 
@@ -130,11 +132,16 @@ class Station:
 class Air:
     """What lies between the stations: latency, loss, cuts; and the count of all bytes."""
 
-    def __init__(self, clock: Clock, draw: Callable[[], float]) -> None:
-        """draw: gives a number from 0 to 1, evenly."""
+    def __init__(self, clock: Clock, draw: Callable[[], float], segment_s: float = SEGMENT_S) -> None:
+        """draw: gives a number from 0 to 1, evenly.   segment_s: see SEGMENT_S; longer ones are fewer events."""
         self.clock = clock
+        self.segment_s = segment_s
         self.tally = Tally()
-        self._draw = draw
+        self.draw = draw
+
+    def line(self, bytes_per_s: float, is_up: bool) -> Any:
+        """One direction of a link."""
+        return Line(self.clock, bytes_per_s, self.leave if is_up else self.arrived, self.segment_s)
 
     def send(
         self, source: Station, target: Station, size_bytes: int, bulk: bool, extra_s: float,
@@ -156,7 +163,7 @@ class Air:
         source = parcel.source
         self.tally.sent += size_bytes
         latency_s = self.latency_s(source, parcel.target) + parcel.extra_s
-        if source.loss and self._draw() < source.loss:
+        if source.loss and self.draw() < source.loss:
             self.tally.lost += size_bytes
             self.clock.at(2 * latency_s, self._again, parcel, size_bytes)
             return

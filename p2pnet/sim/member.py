@@ -12,17 +12,21 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from p2pnet.core import events as ev
+from p2pnet.core import group_events as gev
+from p2pnet.core.remember import remember
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
+from p2pnet.sim.bundle_streams import BundleStreams
 from p2pnet.sim.contacts import Contacts
+from p2pnet.sim.flood import Flood
 from p2pnet.sim.liar import Liar
 from p2pnet.sim.peer import SimPeer
 from p2pnet.sim.scenario import ROUND_SAMPLES
 from p2pnet.sim.sizes import framed, get_output_bytes
-from p2pnet.sim.streams import Streams
+from p2pnet.sim.streams import ROUNDS_KEPT, Streams
 from p2pnet.wire.codec import encode
 from p2pnet.wire.membership import Reach
-from p2pnet.wire.round import Decision
+from p2pnet.wire.round import Decision, WideDecision
 
 if TYPE_CHECKING:
     from p2pnet.sim.internet import Internet
@@ -40,7 +44,7 @@ class Member(SimPeer):
 
     def __init__(self, simulation: Internet, peer: PeerId, state: SwarmState) -> None:
         super().__init__(simulation, peer, state)
-        self.simulation = simulation
+        self.simulation, self.depth_max = simulation, 0  # how a stalled round goes on in branches is not played here
         self.station, self.is_private = simulation.stations[peer]
         rng = random.Random(f"{simulation.seed} {peer.hex()}")
         self.pace = math.exp(simulation.scenario.speed_spread * rng.gauss(0, 1))
@@ -55,10 +59,14 @@ class Member(SimPeer):
         self.epoch += 1
         self.station.turn_on()
         self.streams = Streams(self)
-        self.contacts = Contacts(self, self._rng)
+        self.groups = BundleStreams(self)
+        self.contacts = (Flood if self.simulation.plays_gossip else Contacts)(self, self._rng)
         self.simulation.started(self)
         self.contacts.start()
-        self._learn(self.simulation.now_s + LOOK_S, FETCHES_MAX)
+        if self.simulation.begins:  # nobody knows of anything that was decided
+            self._begin()
+        else:
+            self._learn(self.simulation.now_s + LOOK_S, FETCHES_MAX)
 
     def stop(self) -> None:
         """End the process at once."""
@@ -99,10 +107,23 @@ class Member(SimPeer):
         """Send so many bytes; when all are there the target does the action.   head: a message before them."""
         self.simulation.send(kind, self, target, size_bytes, action, arguments, head)
 
-    def take(self, event: ev.Event) -> None:
+    def take(self, event: ev.Event, swarm: bytes | None = None) -> None:
         """Hand an event to the round machine, once there is one."""
-        if self.takes_part:
-            super().take(event)
+        if not self.takes_part:
+            return
+        if type(event) in ev.FREIGHT and swarm is None and self.watch is None and not self.pending:
+            looks = self.course.final.looks
+            found = self.course.handle(event, self.simulation.now_s, self.swarm)
+            if not found and looks == self.course.final.looks:
+                return  # no deadline has changed
+            self.pending.extend(found)
+            self.go_on()
+            return
+        super().take(event, swarm)
+
+    def answers(self) -> bool:
+        """Tell whether it would answer now what it is asked."""
+        return self.takes_part and self.held is None
 
     def holds(self, root: bytes) -> bool:
         """Tell whether the bytes of a part are here."""
@@ -115,6 +136,8 @@ class Member(SimPeer):
         super().perform(effect)
 
     def _talk(self, effect: ev.Effect) -> None:
+        if self.groups.perform(effect):
+            return
         match effect:
             case ev.Broadcast(raw=raw):
                 self.contacts.broadcast(raw)
@@ -123,6 +146,7 @@ class Member(SimPeer):
             case ev.Exchange():
                 self.simulation.chronicle.exchanging(effect.round, len(effect.commits), self.simulation.now_s)
                 self.exchanges[effect.round, effect.view] = effect
+                self.groups.exchange(effect)
                 self.streams.exchange(effect)
             case ev.Scatter():
                 self.streams.scatter(effect)
@@ -137,7 +161,15 @@ class Member(SimPeer):
                 self.streams.audit(effect)
             case ev.Serve(to=to, round=start):
                 for decision in self.disk.log[start : start + SERVE_MAX]:
-                    self.contacts.send(to, encode(decision))
+                    self._serve(to, decision)
+
+    def _serve(self, to: PeerId, decision: Decision | WideDecision) -> None:
+        """Show a whole decision; one of many groups is too large for a message, and goes as a file would."""
+        if not isinstance(decision, WideDecision):
+            self.contacts.send(to, encode(decision))
+        elif (target := self.reach(to)) is not None:
+            size = framed(encoded_bytes(decision))
+            self.send("decisions", target, size, target.take, ev.Heard(self.peer, decision))
 
     # Working --------------------------------------------------------------------------------------------------------
 
@@ -156,6 +188,11 @@ class Member(SimPeer):
         )  # fmt: skip
         self._later(min(train_s, scenario.window_s) + encode_s, done)
 
+    def reduce_part_s(self, effect: gev.ReducePart) -> float:
+        """See `SimPeer`; by its bytes."""
+        values = self.simulation.sizes.values(effect.part) * sum(map(len, effect.senders))
+        return 4e-9 * values / self.simulation.scenario.reduce_gb_s
+
     def _reduce_s(self, effect: ev.Reduce) -> float:
         values = self.simulation.sizes.values(effect.part) * len(effect.senders)
         return 4e-9 * values / self.simulation.scenario.reduce_gb_s
@@ -167,9 +204,16 @@ class Member(SimPeer):
         super()._decide(effect)
         self.disk.log[-1] = self.simulation.settled(self, effect)  # one object for all: memory
         self.streams.forget(effect.round)
+        self.groups.forget(effect.round, ROUNDS_KEPT)
         old = [key for key in self.exchanges if key[0] < effect.round]
         for key in old:
             del self.exchanges[key]
+
+    def _submit(self, event: ev.Encoded) -> None:
+        """Whose updates are where is not followed here."""
+
+    def _account(self, effect: ev.Decide) -> None:
+        """See `_submit`."""
 
     # Coming back ----------------------------------------------------------------------------------------------------
 
@@ -195,13 +239,17 @@ class Member(SimPeer):
         """Give a peer that was away the decisions since, and their results."""
         start = len(asker.disk.log)
         decisions = self.disk.log[start:] if self.takes_part else []
-        size = framed(0) + sum(framed(len(encode(decision))) for decision in decisions)
-        results = sum(self.simulation.sizes.result_bytes for decision in decisions if decision.commits)
+        size = framed(0) + sum(framed(encoded_bytes(decision)) for decision in decisions)
+        results = sum(self.simulation.sizes.result_bytes for decision in decisions if has_result(decision))
         state = self.disk.state, self.disk.theta, self.disk.parts
         self.send("catch-up", asker, size + results, asker.catch_up, start, decisions, state, fetches)
 
     def catch_up(
-        self, start: int, decisions: list[Decision], state: tuple[SwarmState, bytes, set[bytes]], fetches: int
+        self,
+        start: int,
+        decisions: list[Decision | WideDecision],
+        state: tuple[SwarmState, bytes, set[bytes]],
+        fetches: int,
     ) -> None:
         """What was decided while this peer was away is here."""
         if self.takes_part or len(self.disk.log) != start:
@@ -216,8 +264,7 @@ class Member(SimPeer):
 
     def _begin(self) -> None:
         """Take part from here on."""
-        self.exchanges = {}
-        self.rounds = self._restore()
+        self.course = self._restore()
         self.takes_part = True
         self.simulation.began(self)
         for peer in self.contacts.up:
@@ -225,10 +272,21 @@ class Member(SimPeer):
         self.take(ev.Tick())
 
 
+@remember(64)
+def encoded_bytes(decision: Decision | WideDecision) -> int:
+    """How many bytes a decision takes; it is encoded once for all that are sent the same object."""
+    return len(encode(decision))
+
+
+def has_result(decision: Decision | WideDecision) -> bool:
+    """Tell whether a round was not decided VOID."""
+    return isinstance(decision, WideDecision) or bool(decision.commits)
+
+
 class LyingMember(Liar, Member):
     """A member that lies: directly to whoever listens, beside what it gossips."""
 
-    def take(self, event: ev.Event) -> None:
+    def take(self, event: ev.Event, swarm: bytes | None = None) -> None:
         """See `Liar`; who does not know yet what was decided has nothing to lie about."""
         if self.takes_part:
-            super().take(event)
+            super().take(event, swarm)

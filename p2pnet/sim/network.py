@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from p2pnet.core import events as ev
 from p2pnet.core.evidence import Offence
 from p2pnet.core.parts import Part
 from p2pnet.core.shares import Volume
-from p2pnet.core.state import SwarmState
+from p2pnet.core.state import Member, SwarmState
 from p2pnet.identity import PeerId
 from p2pnet.sim.clock import Clock
 from p2pnet.sim.liar import Liar
-from p2pnet.sim.peer import SimPeer
+from p2pnet.sim.peer import SimPeer, chain_of
 from p2pnet.sim.signatures import open_message
 from p2pnet.wire.manifest import Policy
 
@@ -29,6 +29,7 @@ class Setting:
 
     peers: int = 4
     founders: int | None = None  # the first so many; all when None
+    grown: bool = False  # all peers were in a roster before: a swarm that has come to its size
     leaves: int = 8
     leaf_bytes: tuple[int, int] = (LEAF_BYTES, 2 * LEAF_BYTES)  # of a payload, of a result
     delay_s: tuple[float, float] = (0.005, 0.05)  # of one message, drawn evenly: later ones may overtake
@@ -36,6 +37,11 @@ class Setting:
     train_s: tuple[float, float] = (0.5, 1.5)
     detect_s: float = 0.1  # from a crash to the others' PeerDown; a freeze is not detected
     policy: Policy = POLICY
+
+
+def grown_rows(peers: Iterable[PeerId], policy: Policy, swarm: bytes) -> dict[PeerId, Member]:
+    """The rows of peers that were in rosters before the first round that is played."""
+    return {peer: Member(chain_of(peer, swarm).end, policy.service_rounds, -1, -1) for peer in peers}
 
 
 class Simulation(Clock):
@@ -47,18 +53,25 @@ class Simulation(Clock):
         self.setting = setting
         self.seed = seed
         self.rng = random.Random(seed)
-        self.values: dict[int, tuple[bytes, ...]] = {}  # what each round was decided to be, and where it led
+        self.values: dict[tuple[int, bytes], tuple[bytes, ...]] = {}  # by round and line: what was decided, and led to
+        self.work: dict[bytes, frozenset[bytes]] = {}  # by root of a payload: the updates that are in it
         self.lies: set[bytes] = set()  # roots of parts that are not what they are said to be
+        self.listings: dict[bytes, tuple[bytes, ...]] = {}  # of columns, by digest
+        self.authors: dict[bytes, SimPeer] = {}  # of the payloads
+        self.is_wide = False  # a round was decided by many groups: whose updates are where is not followed there
+        self.branches = 0  # that peers have entered
         self._cut: set[frozenset[PeerId]] = set()
         self._mute: set[tuple[PeerId, PeerId]] = set()  # nothing passes from the first to the second
         self._slow: dict[PeerId, tuple[float, float]] = {}  # seconds more for a message, for a slice or a part
         ids = sorted(PeerId(hashlib.sha256(b"peer%d" % i).digest()) for i in range(setting.peers))
         founders = tuple(ids[: setting.founders or setting.peers])
         swarm = hashlib.sha256(b"swarm%d" % seed).digest()
+        rows = grown_rows(ids, setting.policy, swarm) if setting.grown else {}
         state = SwarmState(
             swarm, setting.policy, 0, hashlib.sha256(b"g" + swarm).digest(), hashlib.sha256(b"b" + swarm).digest(),
-            founders, {}, frozenset(founders), Volume(setting.leaves, *setting.leaf_bytes),
+            founders, rows, frozenset(founders), Volume(setting.leaves, *setting.leaf_bytes),
         )  # fmt: skip
+        self.swarm, self.has_liars = swarm, liars > 0
         lying = set(self.rng.sample(founders, liars))
         self.peers = {peer: self._make_peer(peer, state, peer in lying) for peer in ids}
 
@@ -87,13 +100,19 @@ class Simulation(Clock):
         """Let a frozen process go on: all that came meanwhile comes at once."""
         frozen, self.peers[peer].frozen = self.peers[peer].frozen or [], None
         self.peers[peer].go_on()
-        for event in frozen:
-            self.peers[peer].take(event)
+        for event, swarm in frozen:
+            self.peers[peer].take(event, swarm)
 
-    def cut(self, side: Iterable[PeerId]) -> None:
-        """Partition the network: nothing passes between these peers and the others."""
+    def cut(self, side: Iterable[PeerId], is_noticed: bool = False) -> None:
+        """Partition the network: nothing passes between these peers and the others.
+
+        is_noticed: that their connections are gone; else each may believe that the others train.
+        """
+        self.heal()
         inside = set(side)
         self._cut = {frozenset((a, b)) for a in inside for b in self.peers if b not in inside}
+        for a, b in (sorted(pair) for pair in sorted(self._cut, key=sorted) if is_noticed):
+            self.at(self.setting.detect_s, self._notice_cut, a, b)
 
     def heal(self) -> None:
         """End the partition; both sides see each other come up."""
@@ -158,9 +177,14 @@ class Simulation(Clock):
         alive = (peer for peer in self.peers.values() if peer.alive and peer.honest)
         return min((peer.disk.state.round for peer in alive if peer.disk.state), default=0)
 
-    def decided(self, peer: PeerId, number: int, found: tuple[bytes, ...]) -> None:
-        """The safety invariant: one value per round, and with it one lineage and one theta."""
-        if self.values.setdefault(number, found) != found:
+    def decided(self, peer: PeerId, number: int, found: tuple[bytes, ...], swarm: bytes) -> None:
+        """The safety invariant: one value per round, and with it one lineage and one theta.
+
+        In a branch, too, unless somebody lies: it may be so small that a liar is a third of it.
+        """
+        if swarm != self.swarm and self.has_liars:
+            return
+        if self.values.setdefault((number, swarm), found) != found:
             raise AssertionError(f"two decisions in round {number}, at {peer[:2].hex()}")
 
     def excluded(self, number: int, peers: Iterable[PeerId]) -> None:
@@ -177,52 +201,71 @@ class Simulation(Clock):
             or self.rng.random() < self.setting.loss
         ):
             return
-        self.at(self._delay(sender, to), self._deliver, sender, to, raw, signed)
+        self.at(self.delay_s(sender, to), self._deliver, sender, to, raw, signed)
 
     def scatter(self, sender: SimPeer, effect: ev.Scatter, part: Part, to: PeerId) -> None:
         """Carry a slice; the stream waits for the answer."""
-        target = self.peers[to]
+        target, swarm = self.peers[to], sender.line
         key = (effect.round, effect.view, part.index)
 
         def arrive() -> None:
-            if not target.alive or not self.carries(sender.peer, to) or self.rng.random() < self.setting.loss:
-                sender.take(ev.ScatterFailed(effect.round, effect.view, part.index, to))
+            is_lost = not target.alive or not self.carries(sender.peer, to) or self.rng.random() < self.setting.loss
+            if is_lost or swarm not in target.sites:
+                sender.take(ev.ScatterFailed(effect.round, effect.view, part.index, to), swarm)
                 return
-            target.slices.setdefault(key, set()).add(sender.peer)
-            target.waiting.setdefault(key, set()).add(sender.peer)
-            if key[:2] in target.exchanges:
-                target.take(ev.SliceArrived(effect.round, effect.view, part.index, sender.peer))
+            site = target.sites[swarm]
+            site.waiting.setdefault(key, set()).add(sender.peer)
+            if swarm == self.swarm:
+                target.bundles.listen(key, sender.peer)
+            if effect.listens:
+                return
+            site.slices.setdefault(key, set()).add(sender.peer)
+            if key[:2] in site.exchanges:
+                target.take(ev.SliceArrived(effect.round, effect.view, part.index, sender.peer), swarm)
 
-        self.at(self._delay(sender.peer, to, is_bulk=True), arrive)
+        self.at(self.delay_s(sender.peer, to, is_bulk=True), arrive)
 
-    def hand_over(self, sender: PeerId, to: PeerId, root: bytes, raw: bytes, number: int) -> None:
+    def hand_over(self, sender: SimPeer, to: PeerId, answer: ev.Answer) -> None:
         """Carry a reduced part back on the stream its slice came on."""
-        if self.rng.random() >= self.setting.loss and self.carries(sender, to):
-            self.at(self._delay(sender, to, is_bulk=True), self._receive_part, sender, to, root, raw, number)
+        if self.rng.random() >= self.setting.loss and self.carries(sender.peer, to):
+            delay_s = self.delay_s(sender.peer, to, is_bulk=True)
+            self.at(delay_s, self._receive_part, sender.peer, to, answer, sender.line)
 
     def gather(self, asker: SimPeer, number: int, root: bytes, sources: tuple[PeerId, ...]) -> None:
         """Fetch a part from the first source that has it."""
+        swarm = asker.line
 
         def answer() -> None:
             for source in sources:
                 holder = self.peers[source]
                 reachable = holder.alive and holder.frozen is None and self.talks(asker.peer, source)
-                if reachable and root in holder.memory | holder.disk.parts:
-                    asker.memory.add(root)
-                    asker.take(ev.Gathered(number, root))
+                site = holder.sites.get(swarm) if reachable else None
+                if site is not None and root in site.memory | site.disk.parts and swarm in asker.sites:
+                    asker.sites[swarm].memory.add(root)
+                    asker.take(ev.Gathered(number, root), swarm)
                     return
-            asker.take(ev.GatherFailed(number, root))
+            asker.take(ev.GatherFailed(number, root), swarm)
 
         first = sources[0] if sources else asker.peer
-        self.at(self._delay(asker.peer, first) + self._delay(first, asker.peer, is_bulk=True), answer)
+        self.at(self.delay_s(asker.peer, first) + self.delay_s(first, asker.peer, is_bulk=True), answer)
+
+    def passes(self, sender: PeerId, to: PeerId) -> bool:
+        """Tell whether what is sent now arrives."""
+        return self.carries(sender, to) and self.rng.random() >= self.setting.loss
+
+    def trip_s(self, asker: PeerId, sources: Sequence[PeerId]) -> float:
+        """How long it takes to ask the first of several and be answered."""
+        first = sources[0] if sources else asker
+        return self.delay_s(asker, first) + self.delay_s(first, asker, is_bulk=True)
 
     def carry_evidence(self, sender: PeerId, to: PeerId, raw: bytes) -> None:
         """Carry evidence to one peer, which judges it before anything else."""
         if sender != to and self.carries(sender, to) and self.rng.random() >= self.setting.loss:
-            self.at(self._delay(sender, to), lambda: self._judge(self.peers[to], raw))
+            self.at(self.delay_s(sender, to), lambda: self._judge(self.peers[to], raw))
 
     def fetch_evidence(self, asker: SimPeer, digest: bytes, sources: tuple[PeerId, ...]) -> None:
         """Fetch evidence from the first source that has it."""
+        swarm = asker.line
 
         def answer() -> None:
             for source in sources:
@@ -233,10 +276,10 @@ class Simulation(Clock):
                 if reachable and digest in holder.disk.evidence:
                     self._judge(asker, holder.disk.evidence[digest][1])
                     return
-            asker.take(ev.Unproven(digest, False))
+            asker.take(ev.Unproven(digest, False), swarm)
 
         first = sources[0] if sources and sources[0] in self.peers else asker.peer
-        self.at(self._delay(asker.peer, first) + self._delay(first, asker.peer), answer)
+        self.at(self.delay_s(asker.peer, first) + self.delay_s(first, asker.peer), answer)
 
     def accused(self, by: PeerId, offence: Offence) -> None:
         """The invariant of evidence: nobody honest is ever proved to have lied."""
@@ -251,30 +294,43 @@ class Simulation(Clock):
         if peer.alive and (proven := peer.judge(raw)) is not None:
             peer.take(proven)
 
-    def _delay(self, sender: PeerId, to: PeerId, is_bulk: bool = False) -> float:
+    def delay_s(self, sender: PeerId, to: PeerId, is_bulk: bool = False) -> float:
+        """How long something takes from one peer to another."""
         more_s = sum(self._slow[peer][is_bulk] for peer in {sender, to} if peer in self._slow)
         return self.rng.uniform(*self.setting.delay_s) + more_s
 
     def _break_streams(self, peer: PeerId) -> None:
         """Let those know, soon, whose slices wait for an answer on a stream to or from this peer."""
         for holder in self.peers.values():
-            for (number, view, part), waiting in holder.waiting.items():
+            if holder.epoch:
+                holder.bundles.broken(peer)
+        sites = [(holder, swarm, site) for holder in self.peers.values() for swarm, site in holder.sites.items()]
+        for holder, swarm, site in sites:
+            for (number, view, part), waiting in site.waiting.items():
                 broken = sorted(waiting) if holder.peer == peer else [peer] if peer in waiting else []
                 waiting.difference_update(broken)
                 for sender in broken:
                     failed = ev.ScatterFailed(number, view, part, holder.peer)
                     if sender != holder.peer:
-                        self.at(self.setting.detect_s, lambda to=sender, failed=failed: self.peers[to].take(failed))
+                        self.at(self.setting.detect_s, self._take, sender, failed, swarm)
+
+    def _notice_cut(self, a: PeerId, b: PeerId) -> None:
+        if frozenset((a, b)) in self._cut:
+            self.peers[a].take(ev.PeerDown(b))
+            self.peers[b].take(ev.PeerDown(a))
+
+    def _take(self, peer: PeerId, event: ev.Event, swarm: bytes) -> None:
+        self.peers[peer].take(event, swarm)
 
     def _deliver(self, sender: PeerId, to: PeerId, raw: bytes, signed: bool) -> None:
         self.peers[to].take(ev.Heard(sender, open_message(raw, signed)))
 
-    def _receive_part(self, sender: PeerId, to: PeerId, root: bytes, raw: bytes, number: int) -> None:
+    def _receive_part(self, sender: PeerId, to: PeerId, answer: ev.Answer, swarm: bytes) -> None:
         target = self.peers[to]
-        if target.alive:
-            target.memory.add(root)
-            self._deliver(sender, to, raw, True)
-            target.take(ev.Gathered(number, root))
+        if target.alive and swarm in target.sites:
+            target.sites[swarm].memory.add(answer.root)
+            self._deliver(sender, to, answer.raw, True)
+            target.take(ev.Gathered(answer.round, answer.root), swarm)
 
     def _see_down(self, other: SimPeer, peer: PeerId) -> None:
         if not self.peers[peer].alive:

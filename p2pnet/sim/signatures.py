@@ -6,8 +6,9 @@ import functools
 import hashlib
 
 from p2pnet.identity import PeerId
+from p2pnet.wire.branch import Branch, BranchCertificate, Spoken, open_spoken
 from p2pnet.wire.codec import decode
-from p2pnet.wire.round import SIGNED, UNSIGNED, Ask, Decision, Quorum, SignedRound, open_round_message
+from p2pnet.wire.round import SIGNED, UNSIGNED
 from p2pnet.wire.signing import open_signed
 
 
@@ -22,14 +23,14 @@ def fake_verify(peer: PeerId, data: bytes, signature: bytes) -> bool:
 
 
 @functools.lru_cache(maxsize=4096)
-def open_message(raw: bytes, signed: bool) -> SignedRound | Quorum | Decision | Ask:
+def open_message(raw: bytes, signed: bool) -> Spoken:
     """Decode a message once for all that receive the same bytes; raises WireError."""
     if signed:
-        return open_signed(SIGNED, raw, fake_verify)  # type: ignore[return-value]
-    return decode(UNSIGNED, raw)  # type: ignore[return-value]
+        return open_signed((*SIGNED, Branch), raw, fake_verify)
+    return decode((*UNSIGNED, BranchCertificate), raw)
 
 
 @functools.lru_cache(maxsize=1 << 14)
-def open_raw(raw: bytes) -> SignedRound | Quorum | Decision | Ask:
+def open_raw(raw: bytes) -> Spoken:
     """Decode a message as it travels, once for all that receive the same bytes; raises WireError."""
-    return open_round_message(raw, fake_verify)
+    return open_spoken(raw, fake_verify)

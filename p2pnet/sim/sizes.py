@@ -14,6 +14,7 @@ from p2pnet.numerics.formats import CHUNK_VALUES, ChunkFormat
 from p2pnet.wire.codec import Message, encode
 from p2pnet.wire.exchange import NORM_BYTES, GetLeaf, GetOutput, LeafProof, Leaves, Slice
 from p2pnet.wire.gossip import ID_BYTES, Data, Have, Want
+from p2pnet.wire.round import PARTS_MAX
 
 HASH = bytes(32)
 ROUND = 1 << 12  # a number of typical length
@@ -50,6 +51,7 @@ class Sizes:
         """A slice of a payload, with its frame's prefix."""
         return framed(self._payload.payload_bytes(self._chunks(part)))
 
+    @functools.lru_cache(maxsize=1 << 15)  # noqa: B019
     def output_bytes(self, part: Part) -> int:
         """A reduced part, with its frame's prefix."""
         return framed(self._result.payload_bytes(self._chunks(part)))
@@ -57,6 +59,13 @@ class Sizes:
     def slice_head_bytes(self, part: Part) -> int:
         """The request before a slice: what it is, and the proof of its leaves."""
         return _slice_bytes(part.index, proof_hashes(self.leaves, part.start, part.stop))
+
+    @functools.lru_cache(maxsize=1 << 15)  # noqa: B019 - there is one of these for a simulation
+    def bundle_bytes(self, part: Part, members: int) -> tuple[int, int]:
+        """So many slices of a part, and the head before them: what they are, and each one's proof."""
+        proof = 3 + 34 * proof_hashes(self.leaves, part.start, part.stop)
+        head = _slice_bytes(part.index, 0) + members * (2 + proof)
+        return framed(members * self._payload.payload_bytes(self._chunks(part))), framed(head)
 
     def leaves_bytes(self, part: Part, leaf: int, inputs: int) -> int:
         """The answer to an audit of one leaf: each input's with its proof, and the norms of the whole part.
@@ -104,7 +113,7 @@ def get_leaf_bytes(part: int, leaf: int) -> int:
 
 @functools.lru_cache(maxsize=1 << 12)
 def _slice_bytes(part: int, hashes: int) -> int:
-    return framed(len(encode(Slice(HASH, ROUND, 0, HASH, part, (HASH,) * hashes))))
+    return framed(len(encode(Slice(HASH, ROUND, 0, HASH, min(part, PARTS_MAX - 1), (HASH,) * hashes))))
 
 
 @functools.lru_cache(maxsize=1 << 10)

@@ -5,7 +5,8 @@ Played after `p2pnet.node.bulk`, with its deadlines, but with sizes in place of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 ANSWER_S = 10.0  # what a deadline allows beside the bytes (p2pnet.node.bulk)
 ROSTER_WAIT_S = 30.0  # a slice may come before the roster it belongs to (p2pnet.node.views)
 ROUNDS_KEPT = 2
+TIMER_S = 1.0
 
 Key = tuple[int, int, int]  # round, view, part
 
@@ -37,6 +39,32 @@ class _Gathering:
     tries: int = 0
 
 
+class Timeouts:
+    """One timer for many streams: each is failed when its time is over, or up to TIMER_S later."""
+
+    def __init__(
+        self, member: Member, open_: dict[tuple[Key, PeerId], float], fail: Callable[[Key, PeerId], None]
+    ) -> None:
+        """open_: until when each stream that is open may take; who closes one takes it out."""
+        self._member, self._open, self._fail = member, open_, fail
+        self._is_set = False
+
+    def begin(self, stream: tuple[Key, PeerId], timeout_s: float) -> None:
+        """A stream is open from now on."""
+        self._open[stream] = self._member.simulation.now_s + timeout_s
+        if not self._is_set:
+            self._is_set = True
+            self._member.after(timeout_s, self._see)
+
+    def _see(self) -> None:
+        now_s = self._member.simulation.now_s
+        for key, to in [stream for stream, until_s in self._open.items() if until_s <= now_s]:
+            self._fail(key, to)
+        self._is_set = bool(self._open)
+        if self._is_set:
+            self._member.after(TIMER_S, self._see)
+
+
 class Streams:
     """What one process knows of its streams."""
 
@@ -47,7 +75,8 @@ class Streams:
         self._slices: dict[Key, dict[PeerId, None]] = {}
         self._waiting: dict[Key, dict[PeerId, None]] = {}
         self._answers: dict[Key, ev.Answer] = {}
-        self._open: dict[tuple[Key, PeerId], ev.Scatter] = {}
+        self._open: dict[tuple[Key, PeerId], float] = {}  # streams on which a result will come, and until when
+        self._timeouts = Timeouts(member, self._open, self._fail)
         self._gathering: dict[bytes, _Gathering] = {}
         self._auditing: dict[bytes, ev.Audit] = {}
 
@@ -72,21 +101,34 @@ class Streams:
         key = (effect.round, effect.view, part.index)
         if to == member.peer:
             self._keep(key, to)
+            member.groups.listen(key, to)
             return
-        self._open[key, to] = effect
+        if self._exchanges[key[:2]].plan is not None:
+            self._net.attach(member.peer, to)
         sizes = self._net.sizes
         slice_bytes = sizes.slice_bytes(part)
         target = member.reach(to)
         if target is None:
+            self._open[key, to] = math.inf
             member.after(self._net.refused_s(member.peer, to), self._fail, key, to)
             return
         timeout_s = ROSTER_WAIT_S + 4 * (slice_bytes + sizes.output_bytes(part)) / SLOW_BYTES_PER_S
-        member.after(timeout_s, self._fail, key, to)
+        self._timeouts.begin((key, to), timeout_s)
+        if effect.listens:
+            head_bytes = sizes.slice_head_bytes(part)
+            member.send("requests", target, head_bytes, target.groups.listen, key, member.peer)
+            return
         member.send("payload", target, slice_bytes, target.streams.receive, key, member.peer,
                     head=("proofs", sizes.slice_head_bytes(part)))  # fmt: skip
 
     def receive(self, key: Key, sender: PeerId) -> None:
         """A slice is here; its sender waits for the result."""
+        exchange = self._exchanges.get(key[:2])
+        if exchange is None or exchange.plan is not None:
+            self._member.groups.listen(key, sender)
+        if exchange is not None and exchange.plan is not None:
+            self._keep(key, sender)
+            return
         answer = self._answers.get(key)
         if answer is None:
             self._waiting.setdefault(key, {})[sender] = None
@@ -123,6 +165,10 @@ class Streams:
         self._member.memory.add(answer.root)
         self._member.take(ev.Heard(sender, open_message(answer.raw, True)))
         self._member.take(ev.Gathered(key[0], answer.root))
+
+    def closed(self, key: Key, to: PeerId) -> None:
+        """A column came on the stream of my slice."""
+        self._open.pop((key, to), None)
 
     def _fail(self, key: Key, to: PeerId) -> None:
         if self._open.pop((key, to), None) is not None:

@@ -15,13 +15,14 @@ from p2pnet.wire.manifest import ParameterRow
 
 
 def export_saved(
-    saved: Path, table: Iterable[ParameterRow], target: Path, about: Callable[[int], Mapping[str, str]]
+    saved: Path, table: Iterable[ParameterRow], target: Path, about: Callable[[int, str], Mapping[str, str]]
 ) -> dict[str, str]:
     """Write the trained parameters of a saved learner by name, float32, as safetensors; returns the file's header.
 
     saved: a peer's learner.safetensors, also that of a node that runs: it is replaced as a whole.   table: the
     manifest's; frozen parameters and buffers are not in the saved file, and so not in the new one.
-    about: asked with the round for what stands in the header beside `format`, `round` and `state_sha256`.
+    about: asked with the round and the degraded branch, its id in hexadecimal digits or empty for the final chain, for
+    what stands in the header beside `format`, `round` and `state_sha256`.
     Raises ConfigError for files that do not fit.
     """
     tensors, notes = read_tensors(saved)
@@ -33,6 +34,7 @@ def export_saved(
         round_id = int(notes["round"])
     except (KeyError, ValueError) as error:
         raise ConfigError(f"{saved}: does not say its round; is it the learner's file of a swarm's folder?") from error
-    header = {**about(round_id), "round": str(round_id), "state_sha256": state_sha256(named).hex(), "format": "pt"}
+    rest = {"round": str(round_id), "state_sha256": state_sha256(named).hex(), "format": "pt"}
+    header = {**about(round_id, notes.get("line", "")), **rest}
     write_tensors(target, {name: tensor.clone() for name, tensor in named.items()}, header)
     return header

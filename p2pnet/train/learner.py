@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from p2pnet.errors import ConfigError, NotFiniteError
 from p2pnet.numerics import native
-from p2pnet.numerics.codec import as_bytes, check, encode
+from p2pnet.numerics.codec import as_bytes, as_chunks, check, encode
 from p2pnet.numerics.feedback import PPM, accumulate, add_change
 from p2pnet.numerics.formats import ChunkFormat
 from p2pnet.numerics.layout import Layout
@@ -26,7 +26,7 @@ from p2pnet.numerics.reduce import LEAF_CHUNKS, WEIGHT_MAX
 from p2pnet.numerics.state import checksum, state_sha256
 from p2pnet.train.moments import PREFIX, Moments
 from p2pnet.train.ranks import ALONE, Ranks
-from p2pnet.train.replica import Replica
+from p2pnet.train.replica import Masters, Replica
 from p2pnet.train.shards import read_whole
 from p2pnet.train.storage import (
     check_tensors,
@@ -298,12 +298,7 @@ class Learner:
         expected_sha256: `state_sha256` of the peers that wrote it: theta, and the frozen parameters, which must be this
         model's. Raises ConfigError when the file or the frozen parameters differ; then nothing has changed. Collective.
         """
-        tensors: dict[str, Tensor] = {}
-        if self._ranks.first:
-            values = read_raw(path, self._layout.params)  # (params,) float32
-            shapes = [(name, p.shape) for name, p in self.replica.trained.items()]
-            parts = torch.split(values, [shape.numel() for _, shape in shapes])
-            tensors = {name: part.view(shape) for (name, shape), part in zip(shapes, parts, strict=True)}
+        tensors = read_raw(path, self._layout.shapes) if self._ranks.first else {}
         found = self._hash(tensors)
         if found != expected_sha256:
             raise ConfigError(
@@ -313,6 +308,27 @@ class Learner:
         if self._ranks.first:
             self._layout.gather(tensors, self._theta)
         self._sent, self._decayed = None, False
+        self.rewind()
+
+    @torch.no_grad()
+    def go_back(self, path: Path, expected_checksum: int | None, payload: bytes) -> None:
+        """Return to a theta of before: what was learnt since goes into e, and is sent later. Collective.
+
+        path: of `write_state`.   payload: the update that was pending then, pending again; empty: none. One that is
+        pending now is over. theta - e stays as it is. Raises ConfigError for another checksum, WireError for a
+        malformed payload; then nothing has changed.
+        """
+        if self._ranks.first:
+            before = self._layout.empty(self._theta.device)
+            self._layout.gather(read_raw(path, self._layout.shapes), before)
+            if expected_checksum not in (None, checksum(before)):
+                raise ConfigError(f"{path}: holds other values than were written: damaged")
+            sent = as_chunks(payload, self._format, self.chunks).to(before.device, copy=True) if payload else None
+            if sent is not None:
+                check(sent, self._format, self.chunks)
+            self._e.add_(before).sub_(self._theta)
+            self._theta.copy_(before)
+            self._sent, self._decayed = sent, sent is not None
         self.rewind()
 
     def export(self, path: Path) -> None:
@@ -329,7 +345,7 @@ class Learner:
         """Return the hash of these values with the model's frozen ones. Collective; `theta` is rank 0's."""
         frozen = self.replica.frozen
         if self._ranks.first:
-            return self._ranks.share(state_sha256(_Masters(theta, frozen)))
+            return self._ranks.share(state_sha256(Masters(theta, frozen)))
         for parameter in frozen.values():
             read_whole(parameter)
         return self._ranks.share()
@@ -382,19 +398,3 @@ class Learner:
     def _table_sha256(self) -> str:
         rows = [(row.name, row.shape) for row in self.replica.table() if row.trained]
         return sha256(repr((rows, self._format)).encode()).hexdigest()
-
-
-class _Masters(Mapping[str, Tensor]):
-    """All parameters as float32, each made when it is asked for: a large frozen model is never there twice."""
-
-    def __init__(self, theta: Mapping[str, Tensor], frozen: Mapping[str, Tensor]) -> None:
-        self._theta, self._frozen = theta, frozen
-
-    def __getitem__(self, name: str) -> Tensor:
-        return self._theta[name] if name in self._theta else read_whole(self._frozen[name]).to(torch.float32)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter([*self._theta, *self._frozen])
-
-    def __len__(self) -> int:
-        return len(self._theta) + len(self._frozen)

@@ -137,6 +137,22 @@ def _unwrap(model: nn.Module) -> nn.Module:
             return model
 
 
+class Masters(Mapping[str, Tensor]):
+    """All parameters as float32, each made when it is asked for: a large frozen model is never there twice."""
+
+    def __init__(self, theta: Mapping[str, Tensor], frozen: Mapping[str, Tensor]) -> None:
+        self._theta, self._frozen = theta, frozen
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._theta[name] if name in self._theta else read_whole(self._frozen[name]).to(torch.float32)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._theta, *self._frozen])
+
+    def __len__(self) -> int:
+        return len(self._theta) + len(self._frozen)
+
+
 def _plain(name: str) -> str:
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")

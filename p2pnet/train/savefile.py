@@ -35,25 +35,27 @@ class SaveFile:
         self._path = self._folder / LEARNER_NAME
         self._saved_s, self._cost_s, self._saved_round = time.monotonic(), 0.0, 0
 
-    def load(self, initial: Path) -> tuple[int, int]:
+    def load(self, initial: Path) -> tuple[int, int, str]:
         """Set the learner to where this peer stopped, or to the initial parameters. Collective.
 
-        returns: the next round, and the samples of a pending update. Raises ConfigError for a file that does not fit.
+        returns: the next round, the samples of a pending update, and the branch it is in, empty for the final chain.
+        Raises ConfigError for a file that does not fit.
         """
         if not self._ranks.agree(int(self._ranks.first and self._path.exists())):
             self._learner.load_initial(_read(initial) if self._ranks.first else b"")
-            return 0, 0
+            return 0, 0, ""
         try:
             notes = self._learner.load(self._path, self._moments)
+            line = notes.get("line", "")
             self._saved_round, samples = int(notes.get("round", "-1")), int(notes.get("samples", "0"))
         except ConfigError as error:
             raise ConfigError(f"{error}; {AGAIN}") from error
         except ValueError:
-            self._saved_round = samples = -1
+            self._saved_round, samples, line = -1, 0, ""
         if self._saved_round < 0:
             raise ConfigError(f"{self._path}: does not say its round; {AGAIN}")
         self._load_ranks()
-        return self._saved_round, samples
+        return self._saved_round, samples, line
 
     def is_due(self, round_id: int) -> bool:
         """Tell whether it is time to save, by the last save's cost. Collective."""
@@ -64,14 +66,16 @@ class SaveFile:
         """Tell whether the ledger may soon lack results since the last save."""
         return round_id - self._saved_round >= self._rounds_max
 
-    def save(self, round_id: int, samples: int = 0, alone: bool = False) -> None:
+    def save(self, round_id: int, samples: int = 0, line: str = "", alone: bool = False) -> None:
         """Write where the learner stands. Collective, unless alone: then the other ranks' shards stay as they were.
 
-        samples: of a pending update. Raises ConfigError when the disk takes no more.
+        samples: of a pending update.   line: the branch it is in; empty: the final chain.
+        Raises ConfigError when the disk takes no more.
         """
         began_s = time.monotonic()
+        notes = {"round": str(round_id), "samples": str(samples), "line": line}
         if self._ranks.first:
-            self._learner.save(self._path, {"round": str(round_id), "samples": str(samples)}, self._moments)
+            self._learner.save(self._path, notes, self._moments)
         if self._learner.replica.sharded and not alone:
             for rank in range(1, self._ranks.size):
                 data = dump_tensors(self._moments.dump()) if self._ranks.rank == rank else b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import re
 from collections.abc import Iterable, Mapping
@@ -69,15 +70,18 @@ def write_raw(path: Path, tensors: Iterable[Tensor]) -> None:
         raise ConfigError(f"{path}: cannot be written: {remedy(error)}") from error
 
 
-def read_raw(path: Path, values: int) -> Tensor:
-    """Return the values of such a file: (values,) float32. Raises ConfigError when it has another size or none."""
+def read_raw(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Return the tensors of such a file, in the order of `shapes`, by name. Raises ConfigError for another size."""
+    sizes = [math.prod(shape) for shape in shapes.values()]
     try:
-        size = path.stat().st_size
+        size, values = path.stat().st_size, sum(sizes)
         if size != 4 * values:
             raise ConfigError(f"{path}: has {size:,} bytes, {4 * values:,} are expected")
-        return torch.from_numpy(np.fromfile(path, "<f4", values).astype("=f4", copy=False))
+        flat = torch.from_numpy(np.fromfile(path, "<f4", values).astype("=f4", copy=False))
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from error
+    parts = zip(shapes.items(), torch.split(flat, sizes), strict=True)
+    return {name: part.view(shape) for (name, shape), part in parts}
 
 
 def dump_tensors(tensors: Mapping[str, Tensor]) -> bytes:

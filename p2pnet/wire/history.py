@@ -8,9 +8,9 @@ from typing import Annotated, ClassVar
 from p2pnet.wire.codec import Count, Digest, Message, Size, Uint32
 
 PROTOCOL = "history/1"
-DECISION_BYTES_MAX = 98_304  # an outcome, 64 commits and 100 seals take at most 90 kB
-DECISIONS_MAX = 256  # in one page
 PAGE_BYTES_MAX = 1 << 20  # one message (wire-1)
+DECISION_BYTES_MAX = PAGE_BYTES_MAX - 64  # of many groups it may fill a page; of one it takes at most 90 kB
+DECISIONS_MAX = 256  # in one page
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,6 +145,46 @@ def narrow_proof(
 
     Who was given leaves [start, stop) of a tree of `size` leaves can show one of them to others without the rest.
     """
+    subtree = _subtrees(size, start, stop, leaf_hashes, proof)
+    if not start <= index < stop:
+        raise ValueError(f"no leaf {index} among those from {start} to {stop}")
+    low, high, path = 0, size, []
+    while high - low > 1:
+        middle = low + _split(high - low)
+        low, high, sibling = (low, middle, (middle, high)) if index < middle else (middle, high, (low, middle))
+        path.append(subtree(*sibling))
+    return tuple(reversed(path))
+
+
+def narrow_ranges(
+    size: int, start: int, stop: int, leaf_hashes: Sequence[bytes], proof: Sequence[bytes]
+) -> Callable[[int, int], tuple[bytes, ...]]:
+    """Return what gives the range proofs of leaves [low, high) of a range, from its hashes and its verified proof.
+
+    Each subtree is hashed once, for all of them.
+    """
+    subtree = _subtrees(size, start, stop, leaf_hashes, proof)
+
+    def outside(low: int, high: int, first: int, last: int) -> Iterator[bytes]:
+        if high <= first or last <= low:
+            yield subtree(low, high)
+        elif low < first or last < high:
+            middle = low + _split(high - low)
+            yield from outside(low, middle, first, last)
+            yield from outside(middle, high, first, last)
+
+    def narrow(first: int, last: int) -> tuple[bytes, ...]:
+        if not start <= first < last <= stop:
+            raise ValueError(f"no leaves {first}..{last} among those from {start} to {stop}")
+        return tuple(outside(0, size, first, last))
+
+    return narrow
+
+
+def _subtrees(
+    size: int, start: int, stop: int, leaf_hashes: Sequence[bytes], proof: Sequence[bytes]
+) -> Callable[[int, int], bytes]:
+    """Return what gives the subtrees that a range and its verified proof determine, each hashed once."""
     outside = iter(proof)
     known: dict[tuple[int, int], bytes] = {}
 
@@ -159,15 +199,10 @@ def narrow_proof(
                 known[low, high] = node_hash(subtree(low, middle), subtree(middle, high))
         return known[low, high]
 
-    if not start <= index < stop or len(leaf_hashes) != stop - start:
-        raise ValueError(f"no leaf {index} among {len(leaf_hashes)} from {start} to {stop}")
-    subtree(0, size)
-    low, high, path = 0, size, []
-    while high - low > 1:
-        middle = low + _split(high - low)
-        low, high, sibling = (low, middle, (middle, high)) if index < middle else (middle, high, (low, middle))
-        path.append(subtree(*sibling))
-    return tuple(reversed(path))
+    if len(leaf_hashes) != stop - start:
+        raise ValueError(f"{len(leaf_hashes)} hashes of the leaves from {start} to {stop}")
+    subtree(0, size)  # takes the proof's hashes in their order
+    return subtree
 
 
 def verify_inclusion(root: bytes, size: int, index: int, leaf_hash: bytes, proof: Sequence[bytes]) -> bool:

@@ -12,10 +12,14 @@ from p2pnet.wire.round import (
     Commit,
     Endorsement,
     Exclusion,
+    Listing,
     Outcome,
     Phase,
     Quorum,
     Reduced,
+    WideOutcome,
+    WideReduced,
+    listing_digest,
     next_lineage,
     outcome_digest,
     roster_digest,
@@ -49,6 +53,27 @@ def decide(
     certificate = encode(Quorum(SWARM, number, 1, int(Phase.SEAL), value, endorsements))
     roots = () if void else (b"\x02" * 32,)
     entry = Entry(number, next_lineage(lineage, value), data, certificate, commits, roots, DECIDED_UNIX_S + number)
+    ledger.append(entry)
+    return entry
+
+
+def decide_wide(ledger: Ledger) -> Entry:
+    """Append the next round: three members in two groups, one column of two parts, of which the second is void."""
+    number, lineage = len(ledger), ledger.lineage()
+    commits = tuple(_commit(one, number, lineage, 40) for one in MEMBERS)
+    groups = Listing(commits[:2]), Listing(commits[2:])
+    roster = listing_digest(tuple(roster_digest(group.items) for group in groups))
+    message = WideReduced(SWARM, number, 0, 0, 0, 4, roster, b"\x06" * 32, b"", b"\x02" * 32, b"\x08" * 32)
+    column = Listing((sign_message(message, MEMBERS[0].peer, MEMBERS[0].sign).raw, b""))
+    columns = (listing_digest(column.items),)
+    data = encode(WideOutcome(SWARM, number, lineage, roster, 0, columns, VOTERS, b"\x01" * 32, b"", ()))
+    value = outcome_digest(data)
+    unsealed = Quorum(SWARM, number, 0, int(Phase.SEAL), value, ())
+    endorsements = tuple(Endorsement(one.peer, one.sign(unsealed.vote_bytes())) for one in MEMBERS)
+    certificate = encode(Quorum(SWARM, number, 0, int(Phase.SEAL), value, endorsements))
+    kept = tuple(encode(each) for each in (*groups, column))
+    roots, at_unix_s = (b"\x02" * 32,), DECIDED_UNIX_S + number
+    entry = Entry(number, next_lineage(lineage, value), data, certificate, kept, roots, at_unix_s)
     ledger.append(entry)
     return entry
 

@@ -70,6 +70,15 @@ def test_the_header_says_what_it_is(run: Run, saved: Saved) -> None:
     }
 
 
+def test_what_was_saved_in_a_degraded_branch_says_so_and_claims_no_lineage(run: Run, saved: Saved) -> None:
+    saved.learner.save(saved.folder / LEARNER_NAME, {"round": "7", "samples": "8", "line": "ab" * 32})
+    done = run("export", "model.safetensors", "--state-dir", "s")
+    assert "of degraded branch abababababababab" in done.out
+    told = run("export", "model.safetensors", "--state-dir", "s", "--json").json
+    assert (told["branch"], told["round"]) == ("ab" * 32, 7)
+    assert "lineage" not in told
+
+
 def test_where_nothing_is_trained_it_says_what_to_do(run: Run, home: Path) -> None:
     done = run("export", "model.safetensors")
     assert done.status == 2

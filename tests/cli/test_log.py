@@ -14,7 +14,7 @@ from p2pnet.node.content import MANIFEST_NAME
 from p2pnet.wire.merkle import leaf_hash
 from p2pnet.wire.round import Exclusion
 from tests.cli.conftest import Run
-from tests.cli.decided import MEMBERS, SWARM, VOTERS, decide, open_ledger
+from tests.cli.decided import MEMBERS, SWARM, VOTERS, decide, decide_wide, open_ledger
 
 NAMES = [peer_id_text(peer) for peer in VOTERS]
 
@@ -125,3 +125,18 @@ def test_what_is_not_there_is_said(run: Run, ledger: Ledger, home: Path) -> None
     done = run("log")
     assert (done.status, "no ledger there" in done.err) == (2, True)
     assert run("log", "--", "-1").status == 2
+
+
+def test_a_round_of_many_groups_is_shown_with_its_groups_and_without_its_void_parts(run: Run, ledger: Ledger) -> None:
+    entries = [decide(ledger), decide_wide(ledger)]
+    short = run("log", "--state-dir", "s", "--json").json["rounds"]
+    assert [(one["decided"], one["members"], one["voters"]) for one in short] == [("sealed", 3, 2), ("sealed", 3, 3)]
+    found = run("log", 1, "--state-dir", "s", "--json").json
+    assert (found["groups"], len(found["commits"])) == (2, 3)
+    [part] = found["parts"]
+    assert (part["reducer"], part["inputs_root"], part["root"]) == (NAMES[0], "06" * 32, "02" * 32)
+    assert "reduced over 2 groups" in run("log", 1, "--state-dir", "s").out
+    groups, column = entries[1].commits[:2], entries[1].commits[2]
+    for wrong in ((*groups[::-1], column), (groups[0], column, column)):
+        with pytest.raises(WireError):
+            describe_round(dataclasses.replace(entries[1], commits=wrong), None)

@@ -108,6 +108,11 @@ def test_a_volunteer_reads_how_it_goes(run: Run, start: Start, text: str) -> Non
         ({"phase": "opening", "connected": []}, "looking for the swarm", "nobody who has the swarm is found yet"),
         ({"phase": "catching up", "progress": "round 3 of 9"}, "taking over what was decided, round 3 of 9", ""),
         ({"phase": "train", "disk_bytes": {"used": 95, "allowed": 100}}, "training", "start it again with a larger"),
+        (
+            {"phase": "train", "round": 9, "branch": {"final_round": 7, "voters": ["12D3one"]}},
+            "since round 7 of the final chain; its voters are",
+            "their work is kept when the others are back",
+        ),
     ],
 )
 def test_what_it_does_and_what_to_do_about_it_is_said(

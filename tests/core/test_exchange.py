@@ -6,6 +6,7 @@ import pytest
 
 from p2pnet.core.events import Effect, Exchange, Gather, Reduce, ReduceDone, Scatter
 from p2pnet.core.exchange import LATE_BACKUP, LATE_REDUCE, RosterExchange
+from p2pnet.core.parts import Piece
 from p2pnet.identity import PeerId
 from p2pnet.wire.round import Reduced, Roster
 from p2pnet.wire.signing import Signed
@@ -118,10 +119,11 @@ def test_a_result_that_a_broken_stream_did_not_bring_is_fetched() -> None:
     mine.begin(True)
     found = reduced(PART.reducer)
     assert mine.add(found, held=False) == []
-    assert mine.expected((found,)) == {b"r" * 32}
+    pieces = [Piece(found.message.root, PART, found.peer)]
+    assert mine.expected(pieces) == {b"r" * 32}
     effects = mine.scatter_failed(PART.index, PART.reducer)
     assert isinstance(effects[0], Gather)
-    assert mine.expected((found,)) == set()
+    assert mine.expected(pieces) == set()
 
 
 @pytest.mark.parametrize(

@@ -27,9 +27,11 @@ from p2pnet.core.events import (
 from p2pnet.core.exchange import LATE_PROPOSAL
 from p2pnet.core.leading import propose_due_s
 from p2pnet.core.pace import SAFETY
+from p2pnet.core.reports import report
 from p2pnet.core.rosters import EARLY_PER_PEER
 from p2pnet.core.round import Round
 from p2pnet.core.slots import Restored
+from p2pnet.core.voting import STAND_INS
 from p2pnet.identity import PeerId
 from p2pnet.sim.signatures import fake_sign, fake_verify
 from p2pnet.wire.codec import encode
@@ -201,11 +203,11 @@ def test_time_outs_follow_from_what_the_last_rounds_took() -> None:
     longest_s = pace.longest_s(round_.grace_s, volume)
     assert round_.exchanges[0].timeout_s == longest_s
     part = next(part for part in round_.exchanges[0].parts if part.reducer == reducer)
-    round_.slice_arrived(SliceArrived(0, 0, part.index, reducer), 3.0)  # its own says nothing
+    report(round_, SliceArrived(0, 0, part.index, reducer), 3.0)  # its own says nothing
     commits, parts = round_.exchanges[0].commits, round_.exchanges[0].parts
     assert pace.timeout_s(round_.grace_s, volume, commits, parts) == longest_s
     other = next(each for each in VOTERS if each != reducer)
-    round_.slice_arrived(SliceArrived(0, 0, part.index, other), 3.4)
+    report(round_, SliceArrived(0, 0, part.index, other), 3.4)
     assert pace.timeout_s(round_.grace_s, volume, commits, parts) == pytest.approx(SAFETY * 0.4)
     round_.advance(3.0 + longest_s)  # two of four are missing
     assert pace.timeout_s(round_.grace_s, volume, commits, parts) == longest_s
@@ -263,9 +265,9 @@ def test_a_result_whose_bytes_went_down_with_their_reducer_is_given_up_at_once()
     round_.proposal(signed(Proposal(SWARM, 0, 0, 0, outcome), proposer), 3.1)
     assert of(round_.advance(4.0), Broadcast) == []
     for part in exchange.parts:
-        round_.scatter_failed(ScatterFailed(0, 0, part.index, part.reducer), 4.0)
+        report(round_, ScatterFailed(0, 0, part.index, part.reducer), 4.0)
     for part in exchange.parts:
-        round_.gather_failed(GatherFailed(0, bytes([part.index]) * 32), 5.0)
+        report(round_, GatherFailed(0, bytes([part.index]) * 32), 5.0)
     told = [open_signed(SIGNED, effect.raw, fake_verify) for effect in of(round_.advance(5.1), Broadcast)]
     assert [vote.message.value for vote in told if isinstance(vote.message, Vote)] == [b""]
     assert round_.deciding.step == 1
@@ -328,6 +330,20 @@ def test_a_bundle_with_one_forged_vote_does_not_count_at_all() -> None:
     assert round_.certificate is None
     round_.quorum(good, 1.0)
     assert round_.certificate == good
+
+
+def test_of_seals_that_all_get_a_few_peers_only_broadcast_the_certificate() -> None:
+    state = genesis(12)
+    vote = Vote(state.swarm, 0, 0, int(Phase.SEAL), b"v" * 32)
+    seals = [signed(vote, each) for each in state.electorate[:9]]  # more than 2/3
+    told = set()
+    for me in state.electorate:
+        round_ = round_of(state, me)
+        effects = [effect for seal in seals for effect in round_.vote(seal, 1.0)]
+        assert round_.certificate is not None
+        if encode(round_.certificate) in {effect.raw for effect in of(effects, Broadcast)}:  # type: ignore[attr-defined]
+            told.add(me)
+    assert told == {state.proposer(view) for view in range(1 + STAND_INS)}
 
 
 def test_a_restarted_peer_signs_the_same_commit_again_and_takes_no_part_with_another_payload() -> None:

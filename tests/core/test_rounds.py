@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from p2pnet.core.certificates import bundle
+from p2pnet.core.early import AHEAD_MAX, AHEAD_PER_PEER, DECISIONS_PER_ROUND
 from p2pnet.core.events import (
     Applied,
     Decide,
@@ -20,7 +21,7 @@ from p2pnet.core.events import (
     Tick,
     Train,
 )  # fmt: skip
-from p2pnet.core.rounds import AHEAD_MAX, AHEAD_PER_PEER, ASK_EVERY_S, DECISIONS_PER_ROUND, TICK_MIN_S, Rounds
+from p2pnet.core.rounds import ASK_EVERY_S, TICK_MIN_S, Rounds
 from p2pnet.core.state import SwarmState
 from p2pnet.identity import PeerId
 from p2pnet.sim import POLICY
@@ -180,10 +181,10 @@ def test_what_is_kept_of_later_rounds_is_bounded() -> None:
         found.handle(vote(author, rng.choice([1, 2, 9999])), 0.0)
         forged = Quorum(SWARM, rng.randrange(1, 40), 0, 2, b"v" * 32, void_decision().certificate.endorsements)
         found.handle(Heard(author, Decision(forged, b"x", ())), 0.0)
-    assert sum(map(len, found._ahead.values())) <= AHEAD_MAX + AHEAD_PER_PEER * len(VOTERS)
-    assert all(len(kept) <= DECISIONS_PER_ROUND for kept in found._decisions.values())
-    assert len(found._decisions) <= 16
-    assert set(found._heard_s) <= set(VOTERS)
+    assert sum(map(len, found._early._messages.values())) <= AHEAD_MAX + AHEAD_PER_PEER * len(VOTERS)
+    assert all(len(kept) <= DECISIONS_PER_ROUND for kept in found._early._decisions.values())
+    assert len(found._early._decisions) <= 16
+    assert set(found.stall._heard_s) <= set(VOTERS)
 
 
 def test_the_names_of_strangers_that_go_are_forgotten_before_those_of_voters() -> None:
@@ -205,7 +206,7 @@ def test_a_stalled_round_names_the_voters_that_are_not_heard() -> None:
             found.handle(vote(OTHERS[0]), now_s)
         notes = [note for note in found.handle(Tick(), now_s) if isinstance(note, Note) and note.kind == "stalled"]
     assert notes[0].peers == tuple(OTHERS[1:])
-    assert found.missing == tuple(OTHERS[1:])
+    assert found.stall.missing == tuple(OTHERS[1:])
 
 
 def test_a_stalled_round_names_the_voters_that_are_heard_and_do_not_vote() -> None:
@@ -216,7 +217,7 @@ def test_a_stalled_round_names_the_voters_that_are_heard_and_do_not_vote() -> No
         now_s += 0.25
         effects = [effect for event in (vote(voting), *asks, Tick()) for effect in found.handle(event, now_s)]
         notes = [note for note in effects if isinstance(note, Note) and note.kind == "stalled"]
-    assert notes[0].peers == found.missing == tuple(deaf)
+    assert notes[0].peers == found.stall.missing == tuple(deaf)
     assert notes[0].detail == "2 of 4 voters have voted in view 0, 3 are needed"
 
 

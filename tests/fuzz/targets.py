@@ -40,17 +40,20 @@ from p2pnet.numerics.reduce import reduce_part
 from p2pnet.schema import load_file
 from p2pnet.train.learner import Learner
 from p2pnet.train.storage import parse_tensors, read_tensors
-from p2pnet.wire import evidence, exchange, gossip, history, manifest, membership, merkle
+from p2pnet.wire import branch, bundles, evidence, exchange, gossip, history, manifest, membership, merkle
 from p2pnet.wire import round as rounds
-from p2pnet.wire.codec import Message, decode, encode
+from p2pnet.wire.branch import open_spoken
+from p2pnet.wire.codec import Message, decode, encode, pack
 from p2pnet.wire.manifest import Link, open_manifest
-from p2pnet.wire.round import decode_outcome, open_round_message
+from p2pnet.wire.round import decode_value
 from p2pnet.wire.signing import Signed, open_signed
 from tests.fuzz.material import vector_bytes
 from tests.ledger.writer import GENESIS, SWARM, make_entry, open_ledger, part_bytes
 from tests.vectors import vectors
 
 PAGES = {
+    "branch": (branch.MESSAGES, "branch-1"),
+    "bundles": (bundles.MESSAGES, "bundles-1"),
     "evidence": (evidence.MESSAGES, "evidence-1"),
     "exchange": (exchange.MESSAGES, "exchange-1"),
     "gossip": (gossip.MESSAGES, "gossip-1"),
@@ -104,12 +107,32 @@ def read_signed(classes: tuple[type[Message], ...], data: bytes) -> None:
 
 
 def read_round(data: bytes) -> None:
-    """What the handler of round-1 does with a frame before the machine sees it."""
+    """What the handler of the streams of rounds does with a frame before the machine sees it."""
     with suppress(WireError):
-        opened = open_round_message(data, trust)
+        opened = open_spoken(data, trust)
         assert (opened.raw if isinstance(opened, Signed) else encode(opened)) == data
     with suppress(WireError):
-        assert encode(decode_outcome(data)) == data
+        assert encode(decode_value(data)) == data
+
+
+def read_certificate(data: bytes) -> None:
+    """A branch's certificate that decodes has an id, or another number of entries in one of its lists."""
+    with suppress(WireError):
+        certificate = decode((branch.BranchCertificate,), data)
+        with suppress(ValueError):
+            assert len(certificate.branch_id()) == 32
+
+
+def read_branches(data: bytes) -> None:
+    """A branch on the disk is gone on with, or it is not; nothing else comes of what its record holds."""
+    from p2pnet.node.branches import FOLDER_NAME, RECORD_NAME, Branches
+
+    with tempfile.TemporaryDirectory() as folder:
+        place = Path(folder) / FOLDER_NAME / "0-00"
+        place.mkdir(parents=True)
+        (place / RECORD_NAME).write_bytes(data)
+        for kept in Branches(Path(folder)).load():
+            assert kept.fork.line == kept.id.hex()
 
 
 def read_evidence(data: bytes) -> None:
@@ -472,6 +495,15 @@ def _page(name: str) -> list[Target]:
     ]
 
 
+def branch_seeds() -> tuple[bytes, ...]:
+    """Records of branches, with and without an update."""
+    certificate = encode(
+        branch.BranchCertificate(b"s" * 32, 3, b"l" * 32, (b"p" * 32,), (b"h",), (b"n" * 8,), (b"g" * 64,))
+    )
+    whole = [certificate, [7, b""], [b"r" * 32, 8, 1, 1, 1000, 1000], b"payload"]
+    return pack(whole), pack([certificate, [], [], b""]), pack([certificate, [b""], [8], b""]), pack([])
+
+
 def status_seeds() -> tuple[bytes, ...]:
     """Pointers to nodes."""
     found = [json.dumps({"pid": 1, "socket": path}).encode() for path in ("/nowhere/s", "\0abstract", "x" * 200, "")]
@@ -485,7 +517,9 @@ def status_seeds() -> tuple[bytes, ...]:
 
 TARGETS: tuple[Target, ...] = (
     *(target for name in PAGES for target in _page(name)),
-    Target("round-frame", read_round, lambda: vector_bytes("round-1")),
+    Target("round-frame", read_round, lambda: vector_bytes("round-1", "groups-1", "branch-1")),
+    Target("certificate", read_certificate, lambda: vector_bytes("branch-1")),
+    Target("branches", read_branches, branch_seeds),
     Target("evidence", read_evidence, lambda: vector_bytes("evidence-1")),
     Target("manifest", read_manifest, lambda: vector_bytes("swarm-1")),
     Target("proofs", read_proofs, lambda: vector_bytes("merkle-1")),

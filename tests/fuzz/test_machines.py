@@ -228,7 +228,7 @@ class Mangled(Simulation):
             return  # the handler would have refused it
         self.mangled += 1
         to = rng.choice([one for one in self.peers if one != self.liar])
-        self.at(self._delay(self.liar, to), lambda: self.peers[to].take(heard))
+        self.at(self.delay_s(self.liar, to), lambda: self.peers[to].take(heard))
 
 
 @fuzz_settings(8)

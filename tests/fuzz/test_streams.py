@@ -24,6 +24,8 @@ from p2pnet.net.host import Stream
 from p2pnet.net.memory import MemoryHost
 from p2pnet.node.content import INITIAL_NAME, MANIFEST_NAME
 from p2pnet.node.links import GOSSIP, HELLO, ROUND
+from p2pnet.node.telling import PROTOCOL as TOLD
+from p2pnet.wire.bundles import AwaitColumn, Bundle, BundledSlice, GetColumn, GetGroupRoster, GetWideLeaf
 from p2pnet.wire.codec import encode
 from p2pnet.wire.evidence import DoubleSigned, GetEvidence
 from p2pnet.wire.exchange import GetLeaf, GetOutput, Slice
@@ -31,14 +33,14 @@ from p2pnet.wire.gossip import Data, Graft, Have, Prune, Want
 from p2pnet.wire.history import Decisions, GetDecisions
 from p2pnet.wire.manifest import Get
 from p2pnet.wire.membership import VERSION, Hello, HelloAnswer, PeerRecord
-from p2pnet.wire.round import Ask, Commit, Decision, Endorsement, Quorum, Reduced, Skip, Vote
+from p2pnet.wire.round import Ask, Commit, Decision, Endorsement, GroupRoster, Quorum, Reduced, Skip, Vote
 from p2pnet.wire.signing import sign_message
 from tests.fuzz.material import RUNS, mutate
 from tests.node.living import Living, Place, open_place
 from tests.node.members import until
 
 EXCHANGE, CONTENT, HISTORY, EVIDENCE = (f"/p2pnet/{name}/1" for name in ("exchange", "swarm", "history", "evidence"))
-PROTOCOLS = (HELLO, GOSSIP, ROUND, EXCHANGE, CONTENT, HISTORY, EVIDENCE)
+PROTOCOLS = (HELLO, GOSSIP, ROUND, EXCHANGE, CONTENT, HISTORY, EVIDENCE, TOLD)
 ATTACKERS = min(RUNS or 12, 100)
 STREAMS = 10  # of each
 MEMORY_BYTES_MAX = 64 << 20  # what both nodes may take more after it than before
@@ -113,6 +115,7 @@ def frames_of(swarm: bytes, who: Identity, target: Living, rng: random.Random) -
             Reduced(swarm, number, 0, 0, 0, 1, digest, (257,), digest, digest),
         )
     ]
+    roster = sign_message(GroupRoster(swarm, number, 0, digest, 0, (votes[1],)), who.peer, who.sign).raw
     quorum = Quorum(swarm, number, 0, 2, digest, (Endorsement(who.peer, bytes(64)),))
     proof = (digest,) * rng.choice((0, 1, 128))
     proofs = [encode(DoubleSigned(votes[0], one)) for one in votes] + [rng.randbytes(100)]
@@ -132,11 +135,17 @@ def frames_of(swarm: bytes, who: Identity, target: Living, rng: random.Random) -
             encode(Slice(swarm, number, 0, digest, 0, proof)),
             encode(GetOutput(swarm, number, digest)),
             encode(GetLeaf(swarm, number, 0, 0, 0)),
+            encode(Bundle(swarm, number, 0, digest, 0, 0, (BundledSlice(0, proof),))),
+            encode(AwaitColumn(swarm, number, 0, digest, 0)),
+            encode(GetColumn(swarm, number, digest)),
+            encode(GetGroupRoster(swarm, number, digest)),
+            encode(GetWideLeaf(swarm, number, 0, 0, 0)),
             rng.randbytes(1000),
         ],
         CONTENT: [encode(Get(swarm, swarm, offset, 2**32 - 1)) for offset in (0, 2**63 - 1)],
         HISTORY: [encode(GetDecisions(swarm, start)) for start in (0, number, 2**32 - 1)],
         EVIDENCE: [encode(GetEvidence(swarm, digest))],
+        TOLD: [votes[1], roster, *votes],
     }
 
 

@@ -111,7 +111,8 @@ async def test_a_daemon_runs_within_the_block_and_not_after_it(tmp_path: Path, n
 
 
 @pytest.mark.processes
-async def test_a_daemon_is_ended_when_its_node_is_cancelled(tmp_path: Path) -> None:
+async def test_a_daemon_is_ended_when_its_node_is_cancelled(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("p2pnet.net.process.STOP_S", 30.0)  # .005 s are enough, but not on a busy machine
     Identity.generate().save(tmp_path / "key")
     with runtime_folder() as folder, trio.CancelScope() as scope:
         async with (
@@ -122,7 +123,7 @@ async def test_a_daemon_is_ended_when_its_node_is_cancelled(tmp_path: Path) -> N
             scope.cancel()
             await trio.sleep_forever()
     assert not runs(daemon.pid)
-    assert time.monotonic() - began < 0.9  # it went by itself, and was not killed for being late
+    assert time.monotonic() - began < 29  # it went by itself, and was not killed for being late
 
 
 @pytest.mark.processes
@@ -206,8 +207,7 @@ def test_kill_9_of_a_node_with_forked_workers_ends_its_daemon(tmp_path: Path, li
             killed = time.monotonic()
             while runs(pids["daemon"]) and time.monotonic() - killed < 10:
                 time.sleep(0.01)
-            assert not runs(pids["daemon"])
-            assert time.monotonic() - killed < 2
+            assert not runs(pids["daemon"])  # .03 s, measured; over a minute with a pipe alone
             assert all(runs(worker) for worker in pids["workers"])  # they outlive it, and did not keep the daemon
         finally:
             node.kill()

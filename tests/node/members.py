@@ -19,6 +19,7 @@ from p2pnet.ledger.log import Ledger
 from p2pnet.net.host import Limits
 from p2pnet.net.memory import MemoryHost, MemoryNetwork
 from p2pnet.node import bridge as br
+from p2pnet.node.branches import Branches
 from p2pnet.node.bulk import Bulk, payload_tree
 from p2pnet.node.diary import Diary
 from p2pnet.node.history import volume_of
@@ -51,11 +52,13 @@ def payload(seed: int, round_id: int = 0) -> bytes:
     return as_bytes(encode(torch.randn(CHUNKS, 4096, generator=generator) / 100, FORMATS[0], LEVEL_BIAS))
 
 
-def manifest(founders: tuple[PeerId, ...], name: str = "tests", initial: bytes = b"\1" * 32) -> Signed[Manifest]:
+def manifest(
+    founders: tuple[PeerId, ...], name: str = "tests", initial: bytes = b"\1" * 32, group_size_max: int = 64
+) -> Signed[Manifest]:
     policy = Policy(
         h_steps=1, round_samples=8, window_ms=5000, grace_ms=int(1000 * GRACE_S), stall_ms=5000, alpha_ppm=1_000_000,
-        beta_ppm=950_000, group_size_max=64, voters_max=100, service_rounds=1, reducers_min=2, snapshot_rounds=1000,
-        overlap=0, by_window=0, exclude_rounds=100,
+        beta_ppm=950_000, group_size_max=group_size_max, voters_max=100, service_rounds=1, reducers_min=2,
+        snapshot_rounds=1000, overlap=0, by_window=0, exclude_rounds=100,
     )  # fmt: skip
     row = ParameterRow("weight", "float32", (CHUNKS, 4096), 1)
     message = Manifest(
@@ -69,9 +72,10 @@ def manifest(founders: tuple[PeerId, ...], name: str = "tests", initial: bytes =
 class World:
     """A network in memory and the members that were opened on it; all ends with the nursery."""
 
-    def __init__(self, nursery: trio.Nursery, folder: Path, founders: int = 3) -> None:
+    def __init__(self, nursery: trio.Nursery, folder: Path, founders: int = 3, group_size_max: int = 64) -> None:
         self.network = MemoryNetwork()
-        self.manifest = manifest(tuple(identity(number).peer for number in range(1, founders + 1)))
+        names = tuple(identity(number).peer for number in range(1, founders + 1))
+        self.manifest = manifest(names, group_size_max=group_size_max)
         self.swarm = swarm_id(self.manifest)
         self.folder, self._nursery = folder, nursery
 
@@ -113,6 +117,7 @@ class Member:
         self.bridge, self.diary = br.Bridge(), Diary()
         self.outcomes: list[br.Outcome] = []
         self.skips: set[int] = set()
+        self.moves: list[br.Fork | br.Return] = []
         self.peer: Peer | None = None
         self.ledger: Ledger | None = None
         self.scope = trio.CancelScope()
@@ -139,7 +144,8 @@ class Member:
         folder = self.world.folder / str(self.number)
         with self.scope, Ledger(folder / "ledger.db", self.world.swarm, genesis, keep_results=4) as self.ledger:
             snapshots = Snapshots(folder, self.world.manifest.message.policy.snapshot_rounds, self.ledger)
-            known = Swarm(self.world.swarm, self.world.manifest.message, self.ledger, CHUNKS, snapshots)
+            manifest = self.world.manifest.message
+            known = Swarm(self.world.swarm, manifest, self.ledger, CHUNKS, snapshots, Branches(folder))
             self.peer = Peer(
                 known, self.identity, self.host, self.inbox, self.links, self.bridge, self.diary, caps_bps=self.caps_bps
             )
@@ -152,7 +158,7 @@ class Member:
         """End the rounds, as when the process ends; the links stay."""
         self.scope.cancel()
         await until(lambda: self.ended)
-        for protocol in ("/p2pnet/exchange/1", "/p2pnet/evidence/1"):
+        for protocol in ("/p2pnet/exchange/1", "/p2pnet/evidence/1", "/p2pnet/groups/1"):
             self.host.reception._entries.pop(protocol)
 
     async def _learn(self, train: Callable[[Member, br.RoundTask], bytes | None]) -> None:
@@ -170,6 +176,8 @@ class Member:
                 case br.Outcome(number):
                     self.outcomes.append(item)
                     self.peer.take(br.Applied(number, math.nan))
+                case br.Fork() | br.Return():
+                    self.moves.append(item)
                 case _:
                     await trio.sleep(0.005)  # the queue is the other thread's, which no test has
 

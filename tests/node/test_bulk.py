@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,9 +16,11 @@ from p2pnet.core.parts import assign_parts
 from p2pnet.core.shares import Volume
 from p2pnet.errors import NetworkError, P2pnetError
 from p2pnet.identity import PeerId, verify
+from p2pnet.net.host import Stream
 from p2pnet.net.memory import MemoryHost
 from p2pnet.node import views
 from p2pnet.node.bulk import PROTOCOL, Bulk, payload_tree
+from p2pnet.node.groups import read_request
 from p2pnet.numerics import native
 from p2pnet.numerics.reduce import reduce_part
 from p2pnet.wire import merkle
@@ -31,6 +34,15 @@ BEACON = b"\7" * 32
 WEIGHTS = (8, 5, 8)
 LEAF_CHUNKS = 16
 VOLUME = Volume(-(-CHUNKS // LEAF_CHUNKS), *(fmt.payload_bytes(LEAF_CHUNKS) for fmt in FORMATS))
+
+
+def serve(bulk: Bulk) -> Callable[[Stream], Awaitable[None]]:
+    """Answer streams, all about the one line."""
+
+    async def answer(stream: Stream) -> None:
+        await bulk.serve(stream, await read_request(stream))  # type: ignore[arg-type]  # none is of many groups
+
+    return answer
 
 
 class Trio:
@@ -60,7 +72,7 @@ class Trio:
         for number in numbers or (1, 2, 3):
             self.hosts[number] = await self.world.stranger(number)
             self.bulks[number], self.seen[number] = make_bulk(self.world, self.hosts[number], self.is_dense)
-            await self.hosts[number].handle(PROTOCOL, self.bulks[number].serve, 64)
+            await self.hosts[number].handle(PROTOCOL, serve(self.bulks[number]), 64)
             for other in self.hosts.values():
                 if other is not self.hosts[number]:
                     await self.hosts[number].connect(other.peer, other.addrs(), 5)
@@ -119,11 +131,11 @@ class Trio:
         self.signed[part] = signed.raw
         return done
 
-    def audit(self, part: int, done: ev.ReduceDone, leaf: int = 0) -> ev.Audit:
+    def audit(self, part: int, done: ev.ReduceDone, leaf: int = 0, patience_s: float = 10.0) -> ev.Audit:
         spec = self.parts[part]
         raw = self.signed[part]
         return ev.Audit(
-            self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer, done.norms, raw, 10.0
+            self.round, 0, self.roster, spec, leaf, done.root, done.inputs, spec.reducer, done.norms, raw, patience_s
         )
 
     def other(self, part: int) -> int:
@@ -221,10 +233,7 @@ async def test_an_honest_reducer_passes_the_audit_and_a_wrong_leaf_does_not(
     assert (await seen.wait(ev.Audited)) == ev.Audited(0, root, False)
 
 
-async def test_a_reducer_that_cannot_be_asked_is_not_called_a_liar(
-    world: World, nursery: trio.Nursery, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("p2pnet.node.bulk.ANSWER_S", 0.2)
+async def test_a_reducer_that_cannot_be_asked_is_not_called_a_liar(world: World, nursery: trio.Nursery) -> None:
     three = Trio(world)
     await three.start()
     done = await exchange_all(three, nursery)
@@ -236,13 +245,12 @@ async def test_a_reducer_that_cannot_be_asked_is_not_called_a_liar(
     async def silent(stream: object) -> None:  # it takes the question, and never answers
         await trio.sleep_forever()
 
-    three.bulks[reducer].serve = silent  # type: ignore[method-assign,assignment]
     three.hosts[reducer].reception._entries.clear()
     await three.hosts[reducer].handle(PROTOCOL, silent)
-    await bulk.audit(three.audit(0, done[0]))
+    await bulk.audit(three.audit(0, done[0], patience_s=0.2))
     assert (await seen.wait(ev.Audited)) == ev.Audited(0, done[0].root, True)
     three.hosts[reducer].drop_connections()
-    await bulk.audit(three.audit(0, done[0]))
+    await bulk.audit(three.audit(0, done[0], patience_s=0.2))
     assert (await seen.wait(ev.Audited)) == ev.Audited(0, done[0].root, True)
     assert seen.blamed == []
 
@@ -306,7 +314,6 @@ HOSTILE = {
     "garbage": (b"\xff" * 40,),
     "nothing": (b"",),
     "another kind": (pack([9, b"x"]),),
-    "another swarm": (encode(GetOutput(b"\3" * 32, 0, b"\5" * 32)),),
     "a proof too long": (pack([1, b"\0" * 32, 0, 0, b"\0" * 32, 0, [b"\1" * 32] * (PROOF_MAX + 1)]),),
     "a view beyond all": (pack([1, b"\0" * 32, 0, 1 << 40, b"\0" * 32, 0, []]),),
     "an over-long frame": (b"\1" * ((1 << 20) + 1),),
@@ -359,7 +366,7 @@ async def test_a_slice_that_does_not_follow_from_the_commit_is_the_senders_fault
     assert three.seen[reducer].events == []
 
 
-async def test_a_slice_that_is_announced_and_not_sent_is_given_up(
+async def test_a_slice_that_is_announced_and_does_not_come_is_given_up_and_blames_nobody(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("p2pnet.node.bulk.ANSWER_S", 0.1)
@@ -368,7 +375,7 @@ async def test_a_slice_that_is_announced_and_not_sent_is_given_up(
     part = three.parts[0]
     with pytest.raises(NetworkError):
         await ask(three.hosts[three.other(0)], part.reducer, encode(Slice(world.swarm, 0, 0, three.roster, 0, ())))
-    assert three.hosts[three.number(part.reducer)].reception.misbehaved == 1
+    assert three.hosts[three.number(part.reducer)].reception.misbehaved == 0  # it may be slow
 
 
 async def test_rosters_that_nobody_knows_cost_little_and_lock_out_nobody(

@@ -18,7 +18,8 @@ from p2pnet.node import content as content_module
 from p2pnet.node.download import Download
 from p2pnet.node.runner import LEDGER_NAME
 from p2pnet.train.learner import Learner
-from p2pnet.wire.round import open_round_message, slot_of
+from p2pnet.wire.branch import Branch, open_spoken
+from p2pnet.wire.round import slot_of
 from p2pnet.wire.signing import Signed, Verify
 from tests.node.living import EVERY, agree, half_frozen, open_place
 from tests.node.members import until
@@ -164,12 +165,12 @@ async def test_an_old_copy_of_a_folder_signs_nothing_before_it_has_caught_up(
     heard: list[tuple[PeerId, bytes, bytes]] = []  # author, slot, body
 
     def record(raw: bytes, check: Verify) -> object:
-        opened = open_round_message(raw, check)
-        if isinstance(opened, Signed):
-            heard.append((opened.peer, slot_of(opened.message), opened.body))
+        opened = open_spoken(raw, check)
+        if isinstance(opened, Signed) and not isinstance(opened.message, Branch):
+            heard.append((opened.peer, opened.message.swarm + slot_of(opened.message), opened.body))
         return opened
 
-    monkeypatch.setattr("p2pnet.node.links.open_round_message", record)
+    monkeypatch.setattr("p2pnet.node.links.open_spoken", record)
     async with open_place(tmp_path) as place:
         members = await place.started(1, 2, 3)
         for member in members:

@@ -12,6 +12,7 @@ import trio
 
 from p2pnet.core import events as ev
 from p2pnet.core.evidence import Ground, sum_norms
+from p2pnet.core.state import SwarmState
 from p2pnet.identity import Identity, PeerId, verify
 from p2pnet.ledger.evidence import EvidenceTable
 from p2pnet.ledger.log import Ledger
@@ -19,15 +20,16 @@ from p2pnet.net.daemon import DaemonOptions
 from p2pnet.net.host import Host, Limits, Misbehaviour, Stream
 from p2pnet.net.libp2p import open_libp2p_host
 from p2pnet.node import bridge as br
-from p2pnet.node.history import replay
+from p2pnet.node.history import replay, volume_of
 from p2pnet.node.proving import MINE, PROTOCOL, Proving
 from p2pnet.node.reducing import reduce_slices
 from p2pnet.numerics.reduce import clip_factors, reduce_leaf
 from p2pnet.wire import merkle
+from p2pnet.wire.branch import open_spoken
 from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.evidence import EVIDENCE_BYTES_MAX, DoubleSigned, GetEvidence, decode_evidence, evidence_digest
 from p2pnet.wire.exchange import NORM_BYTES, norms_root
-from p2pnet.wire.round import Vote, decode_outcome, open_round_message
+from p2pnet.wire.round import Vote, decode_outcome
 from p2pnet.wire.signing import sign_message
 from tests.node.members import CHUNKS, FORMATS, Member, World, identity, payload, until
 
@@ -92,8 +94,10 @@ async def caught(liar: Member, others: list[Member], proof: str) -> None:
         entry = member.ledger.entry(reached + 1)
         assert entry is not None
         assert entry == replace(first.ledger.entry(reached + 1), **stamps(entry))  # type: ignore[type-var]
-        assert who not in [open_round_message(raw, verify).peer for raw in entry.commits]  # type: ignore[union-attr]
-        replayed = replay(member.world.swarm, member.world.manifest.message, member.ledger)
+        assert who not in [open_spoken(raw, verify).peer for raw in entry.commits]  # type: ignore[union-attr]
+        manifest = member.world.manifest.message
+        genesis = SwarmState.genesis(member.world.swarm, manifest, volume_of(manifest))
+        replayed = replay(genesis, member.ledger)
         assert replayed.excluded == first.peer.rounds.state.excluded  # type: ignore[union-attr]
     for entry in first.ledger.entries(0, len(first.ledger)):
         exclusions += [each.peer for each in decode_outcome(entry.outcome).excluded]

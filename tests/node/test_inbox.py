@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import math
 
+import pytest
 import trio
 import trio.testing
 
 from p2pnet.core import events as ev
 from p2pnet.identity import PeerId
 from p2pnet.node.inbox import PEER_BYTES_MAX, TAKEN_MAX, Inbox, size_of
-from p2pnet.wire.round import Ask, Decision, Endorsement, Quorum
+from p2pnet.wire.branch import Branch, BranchCertificate
+from p2pnet.wire.codec import Message, encode
+from p2pnet.wire.round import (
+    Ask,
+    Decision,
+    Endorsement,
+    GroupRoster,
+    Listing,
+    Quorum,
+    WideDecision,
+    WideRoster,
+)  # fmt: skip
 from tests.node.members import identity
 
 ONE, TWO = identity(1).peer, identity(2).peer
@@ -20,9 +32,11 @@ def ask(sender: PeerId) -> ev.Heard:
     return ev.Heard(sender, Ask(b"\0" * 32, 0, 0))
 
 
+QUORUM = Quorum(b"\0" * 32, 0, 0, 2, b"\1" * 32, tuple(Endorsement(ONE, b"\0" * 64) for _ in range(100)))
+
+
 def decision(sender: PeerId) -> ev.Heard:
-    quorum = Quorum(b"\0" * 32, 0, 0, 2, b"\1" * 32, tuple(Endorsement(ONE, b"\0" * 64) for _ in range(100)))
-    return ev.Heard(sender, Decision(quorum, b"\0" * 40_000, (b"\0" * 500,) * 64))
+    return ev.Heard(sender, Decision(QUORUM, b"\0" * 40_000, (b"\0" * 500,) * 64))
 
 
 async def drain(inbox: Inbox) -> list[ev.Event]:
@@ -81,6 +95,24 @@ async def test_large_messages_count_for_what_they_take() -> None:
     for _ in range(1000):
         inbox.put(decision(ONE))
     assert len(inbox._events) < 20
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        GroupRoster(b"s" * 32, 0, 0, b"l" * 32, 0, (b"c" * 500,) * 100),
+        WideRoster(b"s" * 32, 0, 0, b"l" * 32, (b"d" * 32,) * 1000),
+        WideDecision(QUORUM, b"o" * 9000, (Listing((b"c" * 500,) * 50),) * 9, (Listing((b"d" * 99,) * 9),) * 9),
+        Branch(b"s" * 32, 0, b"l" * 32, (ONE,) * 100, b"h" * 13, b"n" * 8),
+        BranchCertificate(
+            b"s" * 32, 0, b"l" * 32, (ONE,) * 100, (b"h" * 13,) * 100, (b"n" * 8,) * 100, (b"g" * 64,) * 100
+        ),
+        Decision(QUORUM, b"o" * 9000, (b"c" * 500,) * 64),
+    ],
+    ids=lambda message: type(message).__name__,
+)
+def test_no_kind_of_message_takes_more_than_it_counts_for(message: Message) -> None:
+    assert size_of(ev.Heard(ONE, message)) > 2 * len(encode(message))  # type: ignore[arg-type]
 
 
 async def test_what_happens_here_is_never_dropped() -> None:

@@ -17,6 +17,7 @@ from p2pnet.ledger.log import Ledger
 from p2pnet.ledger.reader import LedgerReader
 from p2pnet.node import bridge as br
 from p2pnet.node.history import History, replay, volume_of
+from p2pnet.wire.branch import open_spoken
 from p2pnet.wire.codec import encode
 from p2pnet.wire.round import (
     Commit,
@@ -26,7 +27,6 @@ from p2pnet.wire.round import (
     Roster,
     Vote,
     decode_outcome,
-    open_round_message,
 )
 from p2pnet.wire.signing import sign_message
 from tests.node.members import FORMATS, Member, World, identity, payload, until
@@ -77,12 +77,12 @@ async def test_a_member_with_a_cap_says_so_in_its_commits_and_reduces_less(world
     await decided(members, 1)
     assert members[0].ledger is not None
     [entry] = members[0].ledger.entries(0, 1)
-    commits = [open_round_message(raw, verify) for raw in entry.commits]
+    commits = [open_spoken(raw, verify) for raw in entry.commits]
     rates = {commit.peer: (commit.message.up_kbps, commit.message.down_kbps) for commit in commits}  # type: ignore[union-attr]
     said = zip(members, CAPS_BPS, strict=True)  # nothing is measured yet
     assert rates == {member.identity.peer: (up // 1000, down // 1000) for member, (up, down) in said}
     outcome = decode_outcome(entry.outcome)
-    reducers = {open_round_message(raw, verify).peer for raw in outcome.reduced}  # type: ignore[union-attr]
+    reducers = {open_spoken(raw, verify).peer for raw in outcome.reduced}  # type: ignore[union-attr]
     assert members[2].identity.peer not in reducers
 
 
@@ -140,7 +140,7 @@ async def test_a_peer_that_is_made_again_on_its_ledger_never_signs_two_things_fo
     def commits() -> set[bytes]:
         from p2pnet.identity import verify
 
-        opened = [open_round_message(raw, verify) for raw in heard]
+        opened = [open_spoken(raw, verify) for raw in heard]
         return {each.raw for each in opened if isinstance(getattr(each, "message", None), Commit)}  # type: ignore[union-attr]
 
     await until(lambda: len(commits()) == 1)
@@ -159,10 +159,10 @@ async def test_a_ledger_leads_back_to_the_state_and_a_damaged_one_is_found(world
     await decided(members, 6)
     for member in members:
         await member.stop()
-    genesis = SwarmState.genesis(world.swarm, world.manifest.message, volume_of(world.manifest.message)).lineage
+    genesis = SwarmState.genesis(world.swarm, world.manifest.message, volume_of(world.manifest.message))
     path = world.folder / "1" / "ledger.db"
-    with Ledger(path, world.swarm, genesis, keep_results=4) as ledger:
-        state = replay(world.swarm, world.manifest.message, ledger)
+    with Ledger(path, world.swarm, genesis.lineage, keep_results=4) as ledger:
+        state = replay(genesis, ledger)
         assert state.round == len(ledger) >= 6
         assert state.lineage == ledger.lineage()
         history, me = History(world.swarm, world.manifest.message, ledger), members[0].identity.peer
@@ -177,7 +177,7 @@ async def test_a_ledger_leads_back_to_the_state_and_a_damaged_one_is_found(world
             list(history.outcomes(me, 0, 1))
         ledger._db.execute("UPDATE entries SET lineage = ? WHERE round = 2", (b"\0" * 32,))
         with pytest.raises(P2pnetError, match="round 2 does not lead to the lineage written beside it"):
-            replay(world.swarm, world.manifest.message, ledger)
+            replay(genesis, ledger)
     with LedgerReader(path) as reader:
         assert len(reader) == state.round
 

@@ -14,7 +14,7 @@ import pytest
 from p2pnet.config import SwarmConfig
 from p2pnet.demo import DemoSettings, bootstrap_command, peer_command, prepare
 from p2pnet.schema import load_file
-from tests.processes.runs import Event, Run
+from tests.processes.runs import Event, Run, is_final_round
 
 PEERS, ROUNDS = 4, 30
 KILLED = (2, 3)  # at once, and later the second of them again
@@ -27,6 +27,8 @@ class Story:
     names: list[str] = field(default_factory=list)  # peer ids
     orphans: list[str] = field(default_factory=list)  # what outlived a killed peer
     stalled: list[Event] = field(default_factory=list)  # notes of the two that were left
+    branched: list[Event] = field(default_factory=list)  # rounds of the branch in which they went on
+    rejoined: list[Event] = field(default_factory=list)  # of it, after one of the two was killed and started again
     resumed: list[Event] = field(default_factory=list)
     without: list[Event] = field(default_factory=list)  # a round of the three that were left, the second time
     told: dict[int, list[Event]] = field(default_factory=dict)  # by each peer's last process
@@ -72,12 +74,30 @@ def kill_two(story: Story, runs: list[Run], start: Callable[[int], Run]) -> None
     story.orphans = [left for index in KILLED for left in runs[index].left_after(3.0)]
     left = [run for index, run in enumerate(runs) if index not in KILLED]
     story.stalled = [run.wait_for(stalls_over(2)) for run in left]
+    first = left[0].wait_for(in_branch)["round"]
+    story.branched = [
+        run.wait_for(lambda event, number=number: in_branch(event) and event["round"] == number)  # type: ignore[misc]
+        for run in left
+        for number in (first, first + 1)
+    ]
+    runs[0].kill()
+    runs[0] = start(0)
+    again = runs[0].wait_for(in_branch)
+    same = "branch", "round"  # the other may have gone on alone meanwhile, in another branch from there
+    story.rejoined = [
+        again,
+        runs[1].wait_for(lambda event: [event.get(key) for key in same] == [again[key] for key in same]),
+    ]
+    left = runs[:2]
     for index in KILLED:
         runs[index].wait()
         runs[index] = start(index)
-    story.resumed = [run.wait_for(is_note("resumed")) for run in left]
+    home = story.stalled[0]["round"]
+    story.resumed = [
+        run.wait_for(lambda event: is_note("branch-left")(event) and event["round"] == home) for run in left
+    ]
     for run in runs:
-        run.wait_for(lambda event: event["event"] == "round" and event["credited"] and event["members"] == PEERS)
+        run.wait_for(is_whole)
 
 
 def kill_one(story: Story, runs: list[Run], start: Callable[[int], Run]) -> None:
@@ -95,6 +115,14 @@ def kill_one(story: Story, runs: list[Run], start: Callable[[int], Run]) -> None
         run.process.send_signal(signal.SIGCONT)
 
 
+def in_branch(event: Event) -> bool:
+    return bool(event["event"] == "round" and event["branch"])
+
+
+def is_whole(event: Event) -> bool:
+    return is_final_round(event) and event["credited"] and event["members"] == PEERS
+
+
 def is_event(name: str) -> Callable[[Event], bool]:
     return lambda event: event["event"] == name
 
@@ -108,7 +136,8 @@ def stalls_over(count: int) -> Callable[[Event], bool]:
 
 
 def rounds_of(story: Story, index: int) -> Iterator[Event]:
-    return (event for event in story.told[index] if event["event"] == "round")
+    """The rounds of the final chain."""
+    return filter(is_final_round, story.told[index])
 
 
 def test_nothing_outlives_a_killed_peer(story: Story) -> None:
@@ -124,6 +153,20 @@ def test_two_of_four_say_that_the_round_is_stalled_and_who_is_missing(story: Sto
     missing = {story.names[index] for index in KILLED}
     assert [set(event["peers"]) for event in story.stalled] == [missing] * 2
     assert all("3 are needed" in event["detail"] for event in story.stalled)
+
+
+def test_they_go_on_by_themselves_in_one_branch_with_the_same_result(story: Story) -> None:
+    one, other = story.branched[:2], story.branched[2:]
+    assert [event["branch"] for event in one] == [event["branch"] for event in other]
+    assert [event["lineage"] for event in one] == [event["lineage"] for event in other]
+    assert [event["members"] for event in story.branched] == [2] * 4
+    assert all(event["credited"] for event in story.branched)
+
+
+def test_who_is_killed_in_the_branch_goes_on_in_it(story: Story) -> None:
+    again, other = story.rejoined
+    assert (again["branch"], again["lineage"]) == (story.branched[0]["branch"], other["lineage"])
+    assert again["round"] > story.branched[0]["round"]
 
 
 def test_the_stalled_round_goes_on_when_they_are_back(story: Story) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from p2pnet.config import Training as SwarmTraining
-from tests.processes.runs import COMMAND, Run
+from tests.processes.runs import COMMAND, Run, crowding
 
 PEERS, ROUNDS = 4, 12
 
@@ -24,6 +24,7 @@ class Shown:
     result: dict[str, Any]
     plot: bytes
     folder: Path
+    crowd: float  # the machine's crowding, at its most
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +32,14 @@ def shown(small: Path, text: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     where = tmp_path_factory.mktemp("demo")
     options = ["--peers", str(PEERS), "--rounds", str(ROUNDS), "--config", str(small), "--text", str(text)]
     places = ["--json", str(where / "demo.json"), "--plot", str(where / "demo.png"), "--keep", str(where / "kept")]
+    before = crowding()
     with Run([*COMMAND, "demo", *options, *places], where / "log") as run:
         status = run.wait()
         assert status == 0, [*run.lines[-10:], (where / "log").read_text()[-3000:]]
         left = run.left_after(0.0)
     result = json.loads((where / "demo.json").read_text())
-    return Shown(status, run.lines, left, result, (where / "demo.png").read_bytes(), where / "kept")
+    plot, crowd = (where / "demo.png").read_bytes(), max(before, crowding())
+    return Shown(status, run.lines, left, result, plot, where / "kept", crowd)
 
 
 def of(shown: Shown, name: str) -> list[Any]:
@@ -78,7 +81,7 @@ def test_the_wire_carries_the_rounds_and_little_else(shown: Shown) -> None:
 def test_the_times_add_up(shown: Shown) -> None:
     for peer in shown.result["peers"]:
         assert 0 < peer["train_s"] + peer["exchange_s"] + peer["straggler_wait_s"] < shown.result["wall_s"]
-    assert 0 < shown.result["first_round_s"] < 5
+    assert 0 < shown.result["first_round_s"] < 5 * shown.crowd
 
 
 def test_a_picture_is_drawn(shown: Shown) -> None:

@@ -53,7 +53,9 @@ class Terminal:
 
     def run(self, command: str, expected: list[str], *, background: bool) -> None:
         """Run a command, and see that it prints what the page shows."""
-        shell = ["bash", "-c", f"exec 2>&1; cd {self.home}; {'exec ' * background}{self.here(command)}"]
+        # What goes on in the background trains as fast as it can: it gives way to the command that is waited for.
+        prefix = "exec nice " if background else ""
+        shell = ["bash", "-c", f"exec 2>&1; cd {self.home}; {prefix}{self.here(command)}"]
         # One thread each: several processes whose torch takes all cores keep each other waiting.
         environment = (
             f"HOME={self.home}",

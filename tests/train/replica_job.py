@@ -1,6 +1,6 @@
 """One rank of a replica of two processes: what `torchrun` would start, with a node that the test plays on rank 0.
 
-python -m tests.train.replica_job <rank> <folder> <scenario>
+python -m tests.train.replica_job <rank> <folder> <bare|ddp|fsdp>:<scenario> ...
 """
 
 from __future__ import annotations
@@ -240,13 +240,14 @@ SCENARIOS: dict[str, Callable[[int, Path, str], None]] = {
 
 
 def main() -> None:
-    rank, folder, kind = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+    rank, folder = int(sys.argv[1]), Path(sys.argv[2])
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=RANKS)
-    for name in sys.argv[4:]:
+    for name in sys.argv[3:]:
+        kind, _, scenario = name.partition(":")
         torch.manual_seed(100 + rank)
-        SCENARIOS[name](rank, folder / name, kind)
-        print(f"{name}: done", flush=True)
+        SCENARIOS[scenario](rank, folder / kind / scenario, kind)
+        print(f"{name} done", flush=True)
     dist.destroy_process_group()
 
 

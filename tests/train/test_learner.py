@@ -578,6 +578,57 @@ def test_notes_do_not_overwrite_what_the_learner_writes(tmp_path: Path) -> None:
         make_learner(make_net()).save(tmp_path / "state", {"decayed": "1"})
 
 
+def test_a_learner_goes_back_with_all_that_it_learnt_since_and_what_was_pending(tmp_path: Path) -> None:
+    net = make_net()
+    learner = make_learner(net, beta_ppm=1_000_000)
+    train(net, seed=1)
+    pending = learner.encode(1, 1)
+    left, checksum = values(net), learner.checksum()
+    learner.write_state(tmp_path / "left")
+    learner.rewind()
+    start = learner._theta.clone()
+    learner.apply(decide(pending), [True])  # the branch takes the update in, and goes on
+    train(net, seed=2)
+    learner.apply(decide(learner.encode(1, 1)), [True])
+    position = learner._theta - learner._e
+    learner.go_back(tmp_path / "left", checksum, pending)
+    assert torch.equal(learner._theta, start)
+    assert same(values(net), values(make_net()))
+    assert not same(values(net), left)
+    assert torch.allclose(learner._theta - learner._e, position, atol=1e-7)
+    assert learner.pending
+    assert learner.pending_update() == pending
+    before = learner._e.clone()
+    result = decide(pending)
+    learner.apply(result, [True])  # the final chain takes it in as well, and what was sent is owed no more
+    sent = learner._layout.empty()
+    update = decode(pending, ChunkFormat(K), learner.chunks)
+    sent.scatter_(1, update.indices.long(), dequantise(update, LEVEL_BIAS_DEFAULT))
+    assert torch.equal(learner._e, before - sent)
+
+
+@pytest.mark.parametrize("damage", ["checksum", "size", "payload"])
+def test_a_learner_that_cannot_go_back_stays_as_it_was(tmp_path: Path, damage: str) -> None:
+    net = make_net()
+    learner = make_learner(net)
+    path, checksum, payload = tmp_path / "left", learner.checksum(), b""
+    learner.write_state(path)
+    train(net, seed=1)
+    learner.apply(decide(learner.encode(1, 1)), [True])
+    theta, e = learner._theta.clone(), learner._e.clone()
+    match damage:
+        case "checksum":
+            checksum += 1
+        case "size":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "payload":
+            payload = b"\xff" * learner.payload_bytes
+    with pytest.raises((ConfigError, WireError)):
+        learner.go_back(path, checksum, payload)
+    assert torch.equal(learner._theta, theta)
+    assert torch.equal(learner._e, e)
+
+
 def test_an_exported_model_loads_into_a_fresh_one(tmp_path: Path) -> None:
     net = make_net()
     net.layer.bias.requires_grad_(False)

@@ -207,3 +207,17 @@ def test_a_leaf_of_a_range_is_proved_from_the_ranges_proof_alone(size: int, data
     proof = merkle.range_proof(leaves, start, stop)
     narrow = merkle.narrow_proof(size, start, stop, leaves[start:stop], proof, index)
     assert narrow == merkle.inclusion_proof(leaves, index)
+
+
+@given(st.integers(1, 40), st.data())
+def test_each_part_of_a_range_is_proved_from_the_ranges_proof_alone(size: int, data: st.DataObject) -> None:
+    start = data.draw(st.integers(0, size - 1))
+    stop = data.draw(st.integers(start + 1, size))
+    leaves = [merkle.leaf_hash(bytes([i])) for i in range(size)]
+    narrow = merkle.narrow_ranges(size, start, stop, leaves[start:stop], merkle.range_proof(leaves, start, stop))
+    for _ in range(3):
+        low = data.draw(st.integers(start, stop - 1))
+        high = data.draw(st.integers(low + 1, stop))
+        assert narrow(low, high) == merkle.range_proof(leaves, low, high)
+    with pytest.raises(ValueError, match="no leaves"):
+        narrow(start, stop + 1)
