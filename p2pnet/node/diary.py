@@ -65,6 +65,8 @@ class Diary:
 
     def state(self, state: SwarmState) -> None:
         """The node starts at this state."""
+        if self._deciding is not None:  # it ended before its learner was done with this round; now it is
+            self.applied(self._deciding[0].round, math.nan, self._decided_s)
         self.lineage, self._overlap = state.lineage, bool(state.policy.overlap)
         away = state.round - max(0, self._next)
         if away > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
@@ -75,7 +76,7 @@ class Living:
         self.who.save(self.folder / KEY_NAME) if not (self.folder / KEY_NAME).exists() else None
         self.config = NodeConfig(**({"keep_results": 2} | settings))
         self.seed = seed
-        self.reports: list[Report] = []
+        self.reports: list[Report] = []  # of the final chain, as the states
         self.states: dict[int, str] = {}
         self.said: list[tuple[str, dict[str, Any]]] = []
         self.host: MemoryHost | None = None
@@ -129,6 +130,14 @@ class Living:
     def credited(self, start: int = 0) -> list[int]:
         return [report.round for report in self.reports if report.credited and report.round >= start]
 
+    async def wait_credited(self, start: int = 0) -> int:
+        """Return the first round from `start` on that this member is credited for; AssertionError when none comes."""
+        with trio.move_on_after(WAIT_S):
+            await until(lambda: not self.running or bool(self.credited(start)), math.inf)
+        found = self.credited(start)
+        assert found, f"no round from {start} on, error {self.error!r}, it said {self.said[-20:]}"
+        return found[0]
+
     async def _run(self) -> None:
         try:
             async with trio.open_nursery() as nursery:
@@ -157,7 +166,7 @@ class Living:
                 optimizer.step()
                 optimizer.zero_grad()
                 time.sleep(self.step_s)
-                if report := self.swarm.step(loss, samples=4):
+                if (report := self.swarm.step(loss, samples=4)) and not (report.branch or self.swarm.branch):
                     self.states[self.swarm.round - 1] = self.swarm.state_sha256()  # it may have caught up
                     self.reports.append(report)
         except P2pnetError as error:

@@ -34,7 +34,7 @@ async def test_a_late_joiner_starts_from_a_members_state_and_contributes_within_
         for founder in founders:
             await founder.reach(3 * EVERY)
         (late,) = await place.started(3, seed=9)
-        await until(lambda: bool(late.credited()), 30)
+        await late.wait_credited()
         start = late.ready()
         assert start >= 3 * EVERY
         assert late.credited()[0] <= start + 2
@@ -56,8 +56,7 @@ async def test_who_was_away_for_longer_than_results_are_kept_goes_on_from_a_late
         await members[0].reach(left + 3 * EVERY)
         before = len(away.said)
         await away.start()
-        await until(lambda: bool(away.credited(left + 3 * EVERY)), 30)
-        await members[0].reach(away.credited(left + 3 * EVERY)[0] + 1)
+        await members[0].reach(await away.wait_credited(left + 3 * EVERY) + 1)
         assert any(text.startswith("state before round ") for text in away.texts(before))
         await agree(*members)
 
@@ -82,8 +81,7 @@ async def test_who_missed_fewer_rounds_than_are_kept_replays_them_to_the_same_bi
             await away.start()
         for other in others:
             place.network.set_link(away.peer, other.peer, Link())
-        await until(lambda: bool(away.credited(left + 3 * EVERY)), 30)
-        await others[0].reach(away.credited(left + 3 * EVERY)[0] + 2)
+        await others[0].reach(await away.wait_credited(left + 3 * EVERY) + 2)
         assert max(await agree(*members)) > left + 2 * EVERY
         assert not any(text.startswith("state before round ") for text in away.texts(before))
         assert any(text.startswith("catching up: round ") for text in away.texts(before)) is stopped
@@ -111,8 +109,7 @@ async def test_who_stands_still_for_too_long_is_told_to_join_again_and_then_catc
         await until(lambda: not asleep.running)
         await asleep.start()
         start = others[0].reports[-1].round
-        await until(lambda: bool(asleep.credited(start)), 30)
-        await others[0].reach(asleep.credited(start)[0] + 1)
+        await others[0].reach(await asleep.wait_credited(start) + 1)
         await agree(*members)
 
 
@@ -137,8 +134,7 @@ async def test_a_state_that_is_none_is_refused_and_another_member_is_asked(
             await founder.reach(3 * EVERY)
         late = place.member(3)
         await late.start()
-        await until(lambda: bool(late.credited()), 60)
-        await late.reach(late.credited()[0] + 2)
+        await late.reach(await late.wait_credited() + 2)
         await agree(late, *founders)
     assert len(set(asked)) == 2
     assert asked.count(asked[0]) <= 2  # for one state, or for two when it took its time
@@ -153,7 +149,7 @@ async def test_a_state_that_nobody_gives_leaves_the_older_one_or_the_beginning(t
             founder.node._peer.swarm.snapshots.find = lambda _sha256: None  # type: ignore[union-attr,method-assign]
         late = place.member(3)
         await late.start()
-        await until(lambda: bool(late.credited()), 60)
+        await late.wait_credited()
         assert any(text.startswith("catching up: round 1 of") for text in late.texts())
         await late.reach(late.credited()[0] + 2)
         await agree(late, *founders)
@@ -187,7 +183,7 @@ async def test_an_old_copy_of_a_folder_signs_nothing_before_it_has_caught_up(
         begun = len(heard)
         await cloned.start()
         start = max(report.round for report in members[0].reports) + 1
-        await until(lambda: bool(cloned.credited(start)), 30)
+        await cloned.wait_credited(start)
         ready = cloned.ready()
     mine = [(slot, body) for peer, slot, body in heard if peer == cloned.peer]
     slots = dict(mine)
@@ -228,8 +224,7 @@ async def test_a_joiner_that_is_killed_at_any_write_goes_on_from_what_it_wrote(
                 await late.kill()
         assert {"append", "save"} < killed
         await late.start()
-        await until(lambda: bool(late.credited()), 60)
-        await late.reach(late.credited()[0] + 2)
+        await late.reach(await late.wait_credited() + 2)
         await agree(late, *founders)
 
 
@@ -274,6 +269,6 @@ async def test_what_a_reboot_leaves_behind_is_no_hindrance(tmp_path: Path) -> No
         (rebooted.folder / "learner.safetensors.new").write_bytes(b"half")
         start = rebooted.reports[-1].round + 1
         await rebooted.start()
-        await until(lambda: bool(rebooted.credited(start)), 60)
+        await rebooted.wait_credited(start)
         assert "ab" * 32 + ".partial" not in {path.name for path in (rebooted.folder / "states").iterdir()}
         await agree(*members)

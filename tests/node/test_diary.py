@@ -76,6 +76,18 @@ def test_what_is_applied_and_was_not_decided_here_is_not_counted() -> None:
     assert len(diary.rounds) == 1
 
 
+def test_a_round_that_was_decided_as_its_node_ended_is_told_when_there_is_one_again() -> None:
+    told: list[int] = []
+    diary = Diary(lambda _kind, fields: told.append(fields["round"]))
+    diary.decided(decide(4), 1.0, True, 1.0)
+    diary.state(State(round=5))
+    diary.decided(decide(5), 2.0, True, 2.0)
+    diary.applied(5, 1.0, 3.0)
+    diary.state(State(round=6))
+    assert told == [4, 5]
+    assert [credit["round"] for credit in diary.credits] == [4, 5]  # none of them was decided while it was away
+
+
 @pytest.mark.parametrize(
     ("accepted", "void", "trains", "listed", "credit"),
     [
