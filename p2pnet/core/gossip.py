@@ -131,6 +131,7 @@ class Gossip:
             return []
         self._audits.remove(peer)
         self._recent.forget_peer(peer)
+        self._wanted.forget(peer)
         others = list(self._neighbours.items())
         waiting = [other for other, neighbour in others if not neighbour.eager]
         if gone.eager and waiting:
@@ -180,8 +181,8 @@ class Gossip:
     def _take(self, peer: PeerId, neighbour: Neighbour, message: Data, now_s: float) -> list[Effect]:
         name = message_id(message.topic, message.data)
         announcers = self._wanted.announcers(name)
-        asked = self._wanted.arrived(name)
-        if asked == peer:
+        asked = self._wanted.arrived(name, peer, now_s)
+        if peer in asked:
             neighbour.broken = 0
         if self._recent.seen(name):
             return self._duplicate(peer, neighbour, message, self._recent.get(name), now_s)
@@ -196,6 +197,7 @@ class Gossip:
                 hops = min(message.hops, HOPS_MAX - 1)
                 entry = Entry(name, message.topic, message.data, message.lane, hops, now_s, peer)
                 entry.senders[peer] = None
+                entry.coming |= {other: times - (other == peer) for other, times in asked.items()}
                 entry.holders.update(dict.fromkeys(announcers))  # or a joiner would push the last minutes to all
                 neighbour.link(message.lane)  # the first to bring it is our link in this tree
                 self._parents[message.lane] = peer
@@ -213,6 +215,10 @@ class Gossip:
         self, peer: PeerId, neighbour: Neighbour, message: Data, entry: Entry | None, now_s: float
     ) -> list[Effect]:
         self.counts.duplicates += 1
+        if entry is not None and entry.coming.get(peer, 0) > 0:
+            entry.coming[peer] -= 1  # it was asked again, since its answer was late
+            if peer in entry.senders:
+                return []
         if entry is None or peer in entry.senders:
             return neighbour.count(peer, "gossip-1/R4", 1, self.limits.repeats_max)
         entry.senders[peer] = None
@@ -333,7 +339,7 @@ class Gossip:
         return over + answer + self._ask(now_s)
 
     def _ask(self, now_s: float) -> list[Effect]:
-        """Ask for what is due, and count the promises that were broken."""
+        """Ask for what is due, and count the requests that nothing came of."""
         requests, silent = self._wanted.due(now_s, self._neighbours)
         effects: list[Effect] = []
         for peer in silent:

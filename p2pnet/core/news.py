@@ -36,7 +36,7 @@ class GossipLimits:
     audit_s: float = 1.0
     audit_age_s: float = 30.0
     announces_max: int = 8
-    answers_max: int = 3
+    answers_max: int = 4
     window_s: float = 10.0
     have_ids_max: int = 8192
     want_ids_max: int = 4096

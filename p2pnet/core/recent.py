@@ -37,6 +37,7 @@ class Entry:
     holders: dict[PeerId, None] = field(default_factory=dict)  # who told us that it has it
     told: dict[PeerId, tuple[int, float]] = field(default_factory=dict)  # how often we told it of this; when to again
     announced: int = 0
+    coming: dict[PeerId, int] = field(default_factory=dict)  # copies that each was asked for and has not sent yet
 
     def holds(self, peer: PeerId) -> bool:
         """Tell whether the peer is known to have it."""
@@ -47,6 +48,7 @@ class Entry:
         self.senders.pop(peer, None)
         self.holders.pop(peer, None)
         self.told.pop(peer, None)
+        self.coming.pop(peer, None)
 
 
 class Recent:

@@ -258,6 +258,11 @@ def name_of(text: bytes) -> bytes:
     return message_id("test/1", text)
 
 
+def asked_for(effects: list[Effect]) -> int:
+    """How many messages were asked for."""
+    return sum(len(want.ids) for _peer, want in sent(effects, Want))  # type: ignore[union-attr]
+
+
 def sent(effects: list[Effect], kind: type[Message]) -> list[tuple[PeerId, Message]]:
     return [
         (effect.peer, effect.message)
@@ -399,7 +404,7 @@ def test_asking_for_the_same_message_over_and_over_is_answered_a_few_times() -> 
     gossip = machine(A)
     gossip.handle(Publish("test/1", b"x" * 60_000), 0.0)
     effects = flood(gossip, [Want(0, (name_of(b"x" * 60_000),))] * 100)
-    assert len(sent(effects, Data)) == 3
+    assert len(sent(effects, Data)) == GossipLimits().answers_max
     assert Penalise(A, "gossip-1/R4") in effects
 
 
@@ -413,9 +418,55 @@ def test_answers_are_bounded_in_bytes() -> None:
 
 def test_who_announces_and_never_delivers_is_penalised() -> None:
     gossip, effects = machine(A), []
-    effects += gossip.handle(Received(A, Have(1, ids(100))), 0.0)
-    effects += gossip.handle(Tick(), 1.1)
+    for number, name in enumerate(ids(100)):
+        effects += gossip.handle(Received(A, Have(1, (name,))), number / 100)
+    for tick in range(200):
+        effects += gossip.handle(Tick(), tick / 100)
     assert Penalise(A, "gossip-1/R9") in effects
+
+
+def test_who_has_much_to_send_on_a_thin_line_is_neither_blamed_nor_asked_again() -> None:
+    gossip, texts = machine(A), [b"late %d" % number for number in range(300)]
+    effects = gossip.handle(Received(A, Have(1, tuple(map(name_of, texts[:150])))), 0.0)
+    effects += gossip.handle(Received(A, Have(1, tuple(map(name_of, texts[150:])))), 0.0)
+    for number, text in enumerate(texts):  # three seconds of an answer, which is longer than wait_s
+        effects += gossip.handle(Tick(), 0.01 * number)
+        effects += gossip.handle(Received(A, data(text)), 0.01 * number)
+    assert sum(isinstance(effect, Deliver) for effect in effects) == len(texts)
+    assert asked_for(effects) == len(texts)
+    assert not [effect for effect in effects if isinstance(effect, Penalise)]
+
+
+def test_who_drips_holds_nobody_up_for_long() -> None:
+    gossip, effects = machine(A, B), []
+    texts = [b"drip %d" % number for number in range(100)]
+    for peer in (A, B):
+        effects += gossip.handle(Received(peer, Have(1, tuple(map(name_of, texts)))), 0.0)
+    for tick in range(100):  # one in half a second
+        effects += gossip.handle(Tick(), 0.1 * tick)
+        if tick % 5 == 0:
+            effects += gossip.handle(Received(A, data(texts[tick // 5])), 0.1 * tick)
+    asked = [peer for peer, _want in sent(effects, Want)]
+    assert asked[0] == A
+    assert B in asked
+
+
+def test_who_did_not_listen_for_a_while_blames_nobody_and_asks_nobody_again_at_once() -> None:
+    gossip, texts = machine(A), [b"waiting %d" % number for number in range(100)]
+    effects = [effect for text in texts for effect in gossip.handle(Received(A, Have(1, (name_of(text),))), 0.0)]
+    effects += gossip.handle(Tick(), 3.0)  # a freeze ends, and time-outs come before what lies in the socket
+    effects += flood(gossip, [data(text) for text in texts], 3.01)
+    assert asked_for(effects) == len(texts) == sum(isinstance(effect, Deliver) for effect in effects)
+    assert not [effect for effect in effects if isinstance(effect, Penalise)]
+
+
+def test_copies_that_were_asked_for_are_no_repeats() -> None:
+    gossip, texts = machine(A), [b"twice %d" % number for number in range(100)]
+    effects = gossip.handle(Received(A, Have(1, tuple(map(name_of, texts)))), 0.0)
+    effects += gossip.handle(Tick(), 1.1)
+    assert asked_for(effects) == 2 * len(texts)
+    assert not [e for e in flood(gossip, [data(text) for text in texts * 2], 1.2) if isinstance(e, Penalise)]
+    assert Penalise(A, "gossip-1/R4") in flood(gossip, [data(text) for text in texts], 1.3)  # a third was not
 
 
 def test_memory_is_bounded_whatever_a_peer_sends() -> None:
