@@ -38,7 +38,7 @@ CHUNKS = 192 + 10  # four leaves, the last one shorter
 K, K_RESULT, LEVEL_BIAS = 8, 16, 32
 FORMATS = ChunkFormat(K), ChunkFormat(K_RESULT)
 GRACE_S = 0.4
-WAIT_S = 20.0  # nothing here takes a second; a machine that is busy is not a failure
+WAIT_S = 60.0  # nothing here takes a second; a machine that is busy is not a failure
 
 
 def identity(number: int) -> Identity:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -24,7 +25,7 @@ from p2pnet.wire.codec import decode, encode
 from p2pnet.wire.history import Decisions
 from p2pnet.wire.merkle import leaf_hash
 from p2pnet.wire.round import Listing, WideOutcome, decode_value, listing_digest, outcome_digest
-from tests.node.members import CHUNKS, FORMATS, Member, World, identity, payload, until
+from tests.node.members import CHUNKS, FORMATS, WAIT_S, Member, World, identity, payload, until
 
 MEMBERS, SIZE = 6, 3  # three groups of two
 LEAF_CHUNKS = 16
@@ -36,7 +37,11 @@ def world(nursery: trio.Nursery, tmp_path: Path) -> World:
 
 
 async def decided(members: list[Member], rounds: int) -> None:
-    await until(lambda: all(len(member.outcomes) >= rounds for member in members))
+    with trio.move_on_after(WAIT_S):
+        await until(lambda: all(len(member.outcomes) >= rounds for member in members), math.inf)
+    assert all(len(member.outcomes) >= rounds for member in members), [
+        member.peer.snapshot() for member in members if member.peer is not None
+    ]
 
 
 def reduced_directly(member: Member, number: int) -> bytes:
