@@ -193,6 +193,8 @@ def _show(found: Mapping[str, Any]) -> None:
     )
     if rounds["decided"] < rounds["asked"]:
         say(f"{rounds['asked'] - rounds['decided']} rounds were not decided within {in_span(found['simulated_s'])}")
+    if found["behind"]:
+        say(f"{found['behind']} members were still behind when it ended: they had just come back, or were cut off")
     rows = [
         ("a round", _span(found["round_s"])),
         ("of it roster to decided", _span(found["exchange_s"])),

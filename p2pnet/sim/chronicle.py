@@ -73,6 +73,7 @@ def summarise(net: Internet) -> dict[str, Any]:
         "members": peers,
         "is_played": net.plays_gossip,  # gossip and lines, for speed
         "rounds": _count_rounds(net, rows),
+        "behind": net.behind,
         "members_in_roster": _mean([row["members"] for row in steady if not row["void"]]),
         "round_s": _spread([row["round_s"] for row in steady]),
         "exchange_s": _spread([row["exchange_s"] for row in steady if row["exchange_s"] is not None]),

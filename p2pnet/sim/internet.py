@@ -29,6 +29,7 @@ from p2pnet.wire.round import Decision, WideDecision
 
 FOUND_MAX = 32  # members that the DHT names to one that starts; it asks for 128, and need not get them
 START_S = 1.0  # all start within
+OVER_ROUNDS = 2  # more than asked for: who is behind by then came back late, or is cut off, and is not waited for
 UNREACHABLE_S = 30.0  # until a connection that a cut has silenced counts as gone (yamux's keep-alive; guess)
 ON_TURN = frozenset((*BULK, "audits"))  # kinds that let small messages pass
 NO_ROUTE_S = 10.0  # until a stream to somebody beyond a cut fails to open
@@ -79,12 +80,17 @@ class Internet(Simulation):
         if self.plays_gossip:
             gc.disable()  # it would look through millions of objects again and again, and hardly any form cycles
         try:
-            self.run(lambda: not self._waited, limit_s)
+            self.run(lambda: not self._waited or len(self._first) > scenario.rounds + OVER_ROUNDS, limit_s)
         finally:
             if collects:
                 gc.enable()
         self.is_running = False
         return summarise(self)
+
+    @property
+    def behind(self) -> int:
+        """Honest members that run and have not decided all that was asked for."""
+        return len(self._waited)
 
     # Members --------------------------------------------------------------------------------------------------------
 

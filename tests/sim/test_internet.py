@@ -13,7 +13,7 @@ import pytest
 
 from p2pnet.core import events as ev
 from p2pnet.core.exchange import LATE_BACKUP, LATE_PROPOSAL
-from p2pnet.sim.internet import Internet
+from p2pnet.sim.internet import OVER_ROUNDS, Internet
 from p2pnet.sim.member import Member
 from p2pnet.sim.scenario import LinkClass, Scenario
 
@@ -48,6 +48,14 @@ def test_what_all_members_send_is_received_or_lost_or_on_its_way(loss: float) ->
     assert 0 <= on_its_way < 0.001 * total["sent"]
     assert total["lost"] == pytest.approx(loss * total["sent"], rel=0.5)
     assert found["rounds"]["sealed"] == 4
+
+
+def test_who_is_cut_off_is_not_waited_for_without_end() -> None:
+    found = play(members=6, partition=1 / 6, partition_s=10_000.0)
+    assert found["rounds"]["sealed"] == found["rounds"]["decided"] == 4 + OVER_ROUNDS + 1
+    assert found["behind"] == 1
+    assert found["simulated_s"] < 1000
+    assert play()["behind"] == 0
 
 
 def test_no_member_sends_or_receives_faster_than_its_line() -> None:
