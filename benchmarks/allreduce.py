@@ -37,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a script,
 from benchmarks.lab import Place
 from p2pnet.identity import Identity
 from p2pnet.manifests import KEY_NAME
+from p2pnet.node.content import INITIAL_NAME, MANIFEST_NAME
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
@@ -251,6 +252,9 @@ def open_peers(
         maker = Process([*script, json.dumps(spec)], folder / "create.log")
         link = maker.hear()["link"]
         maker.close()
+        for number in range(1, peers):  # or a gigabyte of initial parameters goes over thin links first
+            for name in (MANIFEST_NAME, INITIAL_NAME):
+                os.link(folder / "peer-0" / name, folder / f"peer-{number}" / name)
         group: list[Process] = []
         for number in range(peers):
             place = folder / f"peer-{number}"

@@ -28,7 +28,7 @@ from p2pnet.wire.signing import Signed
 
 NOISE = 1e-3
 SAMPLE_S = 0.002
-JOIN_S = 120.0
+JOIN_S = 240.0
 MILESTONES = ("encoded", "roster", "reduced", "gathered", "proposed", "checked", "prepared", "decided")
 
 

@@ -53,10 +53,14 @@ def payload(seed: int, round_id: int = 0) -> bytes:
 
 
 def manifest(
-    founders: tuple[PeerId, ...], name: str = "tests", initial: bytes = b"\1" * 32, group_size_max: int = 64
+    founders: tuple[PeerId, ...],
+    name: str = "tests",
+    initial: bytes = b"\1" * 32,
+    group_size_max: int = 64,
+    grace_s: float = GRACE_S,
 ) -> Signed[Manifest]:
     policy = Policy(
-        h_steps=1, round_samples=8, window_ms=5000, grace_ms=int(1000 * GRACE_S), stall_ms=5000, alpha_ppm=1_000_000,
+        h_steps=1, round_samples=8, window_ms=5000, grace_ms=int(1000 * grace_s), stall_ms=5000, alpha_ppm=1_000_000,
         beta_ppm=950_000, group_size_max=group_size_max, voters_max=100, service_rounds=1, reducers_min=2,
         snapshot_rounds=1000, overlap=0, by_window=0, exclude_rounds=100,
     )  # fmt: skip
@@ -72,10 +76,17 @@ def manifest(
 class World:
     """A network in memory and the members that were opened on it; all ends with the nursery."""
 
-    def __init__(self, nursery: trio.Nursery, folder: Path, founders: int = 3, group_size_max: int = 64) -> None:
+    def __init__(
+        self,
+        nursery: trio.Nursery,
+        folder: Path,
+        founders: int = 3,
+        group_size_max: int = 64,
+        grace_s: float = GRACE_S,
+    ) -> None:
         self.network = MemoryNetwork()
         names = tuple(identity(number).peer for number in range(1, founders + 1))
-        self.manifest = manifest(names, group_size_max=group_size_max)
+        self.manifest = manifest(names, group_size_max=group_size_max, grace_s=grace_s)
         self.swarm = swarm_id(self.manifest)
         self.folder, self._nursery = folder, nursery
 

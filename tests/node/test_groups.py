@@ -28,20 +28,27 @@ from p2pnet.wire.round import Listing, WideOutcome, decode_value, listing_digest
 from tests.node.members import CHUNKS, FORMATS, WAIT_S, Member, World, identity, payload, until
 
 MEMBERS, SIZE = 6, 3  # three groups of two
+GRACE_S = 1.5  # six members and their audits in one process: on a busy machine they have less time than they seem to
 LEAF_CHUNKS = 16
 
 
 @pytest.fixture
 def world(nursery: trio.Nursery, tmp_path: Path) -> World:
-    return World(nursery, tmp_path, founders=MEMBERS, group_size_max=SIZE)
+    return World(nursery, tmp_path, founders=MEMBERS, group_size_max=SIZE, grace_s=GRACE_S)
+
+
+def describe(member: Member) -> str:
+    """Where a member stands."""
+    names = "round", "phase", "view", "members", "stalled_s", "missing", "behind", "branch", "notes"
+    facts = member.peer.snapshot() if member.peer is not None else {}
+    found = {name: facts.get(name) for name in names}
+    return f"{member.number}: {len(member.outcomes)} rounds, {found}"
 
 
 async def decided(members: list[Member], rounds: int) -> None:
     with trio.move_on_after(WAIT_S):
         await until(lambda: all(len(member.outcomes) >= rounds for member in members), math.inf)
-    assert all(len(member.outcomes) >= rounds for member in members), [
-        member.peer.snapshot() for member in members if member.peer is not None
-    ]
+    assert all(len(member.outcomes) >= rounds for member in members), "\n".join(map(describe, members))
 
 
 def reduced_directly(member: Member, number: int) -> bytes:
