@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from p2pnet.sim.clock import Clock
 from p2pnet.sim.flow import Flow
-from p2pnet.sim.lines import Station
-
-RATE = 1_250_000.0  # bytes per second, 10 Mbit/s
-LATENCY_S = 0.05
+from tests.sim.test_lines import LATENCY_S, RATE
+from tests.sim.test_lines import World as Lines
 
 
-class World:
-    """Stations, and when what arrived where."""
+class World(Lines):
+    """The same stations, on lines without segments."""
 
     def __init__(self, stations: int = 3, loss: float = 0.0) -> None:
-        self.clock = Clock()
-        self.air = Flow(self.clock, random.Random(7).random)
-        self.stations = [Station(self.air, RATE, RATE, LATENCY_S / 2, loss) for _ in range(stations)]
-        for station in self.stations:
-            station.turn_on()
-        self.arrived: dict[object, float] = {}
-
-    def send(self, source: int, target: int, size_bytes: int, name: object, bulk: bool = True) -> None:
-        one, other = self.stations[source], self.stations[target]
-        self.air.send(one, other, size_bytes, bulk, 0.0, self.arrive, name)
-
-    def arrive(self, name: object) -> None:
-        self.arrived[name] = self.clock.now_s
-
-    def run(self) -> None:
-        self.clock.run(lambda: False, 1e6)
-
-    def assert_conserved(self) -> None:
-        tally = self.air.tally
-        assert tally.sent == tally.received + tally.lost + tally.undelivered
+        super().__init__(stations, loss, kind=Flow)
 
 
 def test_a_piece_takes_its_bytes_and_the_latency_and_is_received_while_it_is_sent() -> None:

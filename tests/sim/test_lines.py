@@ -18,9 +18,9 @@ LATENCY_S = 0.05
 class World:
     """Stations, and when what arrived where."""
 
-    def __init__(self, stations: int = 2, loss: float = 0.0, rate: float = RATE) -> None:
+    def __init__(self, stations: int = 2, loss: float = 0.0, rate: float = RATE, kind: type[Air] = Air) -> None:
         self.clock = Clock()
-        self.air = Air(self.clock, random.Random(7).random)
+        self.air = kind(self.clock, random.Random(7).random)
         self.stations = [Station(self.air, rate, rate, LATENCY_S / 2, loss) for _ in range(stations)]
         for station in self.stations:
             station.turn_on()

@@ -10,6 +10,7 @@ import json
 from typing import Any
 
 from tests import independent
+from tests.core.make_group_vectors import plain
 from tests.vectors import VECTORS
 
 SOURCE = "tests/wire/make_bundle_vectors.py: msgpack and hashes written from the pages, not p2pnet's own"
@@ -67,14 +68,6 @@ INVALID: dict[str, tuple[list[Any], str]] = {
     "await-column-64": ([21, SWARM, 7, 1, ROSTER, 64], "At most 64 columns."),
     "lacked-parts-of-group-1024": ([23, [1024]], "There are 1024 groups at most."),
 }
-
-
-def plain(value: Any) -> Any:
-    if isinstance(value, bytes):
-        return value.hex()
-    if isinstance(value, list):
-        return [plain(item) for item in value]
-    return {key: plain(item) for key, item in value.items()} if isinstance(value, dict) else value
 
 
 def write(name: str, case: dict[str, Any]) -> None:
